@@ -1,0 +1,86 @@
+"""What the scripts share at the terminal: options, errors of one line, and printing that never waits."""
+import argparse
+import os
+import select
+import sys
+from typing import NoReturn, Optional, TextIO
+
+from datagram import PORT, VERSION
+
+CHUNK = 4096  # bytes; PIPE_BUF on Linux: a pipe that polls writable takes so much without blocking
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose manual is the script's docstring and whose error is one line."""
+
+    def __init__(self, prog: str, manual: Optional[str]) -> None:
+        super().__init__(prog=prog, description=manual, allow_abbrev=False,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+    def fail(self, message: str) -> NoReturn:
+        """End a script that could not start: exit code 1."""
+        self.exit(1, f"{self.prog}: error: {message}\n")
+
+
+def port(text: str) -> int:
+    """Convert `text` to a UDP port, 0 to 65535."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port (0 to 65535; the usual one is {PORT})")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """Convert `text` to a number of readings, 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count (a whole number, 1 or more)")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Convert `text` to an interval in seconds, 0 to 1 day."""
+    try:
+        interval = float(text)
+    except ValueError:
+        interval = -1.0
+    if not 0 <= interval <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no interval (seconds, at most 86400)")
+    return interval
+
+
+class Screen:
+    """stdout or stderr, written to only while its reader keeps up, so that it can never stop the logging."""
+
+    def __init__(self, stream: Optional[TextIO]) -> None:
+        # A stream that was closed before the start is None; its number may be a log's by now.
+        self.fd = stream.fileno() if stream else -1
+
+    def is_open(self) -> bool:
+        return self.fd >= 0
+
+    def show(self, lines: str) -> None:
+        """Write `lines`; leave out what its reader has no room for, and everything once it is gone."""
+        rest = lines.encode("utf-8", "backslashreplace")
+        while rest and self.is_open() and self.writable():
+            whole = rest.rfind(b"\n", 0, CHUNK) + 1 or CHUNK
+            try:
+                os.write(self.fd, rest[:whole])
+            except OSError:
+                self.fd = -1
+            rest = rest[whole:]
+
+    def writable(self) -> bool:
+        """Tell whether a write of CHUNK bytes would return at once (never O_NONBLOCK: a terminal shares it)."""
+        if not hasattr(select, "poll"):  # Windows
+            return True
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        return bool(poll.poll(0))
+
+
+def say(line: str) -> None:
+    """Show one line of talk on stderr."""
+    Screen(sys.stderr).show(line + "\n")

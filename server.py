@@ -1,0 +1,362 @@
+#!/usr/bin/env python3
+"""Log the readings of any number of Raspberry Pis, as they arrive.
+
+    $ python3 server.py
+    listening on *:10001, logging to datalog.txt, datalog.csv
+    on the Pi: python3 client.py 192.168.1.5
+    10:00:02 192.168.1.7 74.3,25.7
+    10:00:04 192.168.1.7 74.4,25.7
+    ^C
+    received 2 = logged 2 + duplicates 0 + refused 0 + overflowed 0; dropped 0
+    192.168.1.7: 2 readings
+
+A datagram is a reading: humidity in percent, temperature in degrees Celsius. The logs are appended to, never
+overwritten. Exit code: 0 = stopped by Ctrl+C, SIGTERM or --count, 1 = could not start, 2 = usage.
+"""
+import argparse
+import errno
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections import Counter
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import console
+from console import Parser, Screen, say
+from datagram import LIMIT, PORT, parse, resolve
+from logs import LOGS, Log, Row
+
+RECEIVE_BUFFER = 4 << 20  # bytes asked of the kernel; Linux counts about 800 a datagram
+BATCH = 10_000  # datagrams received before they are written
+GATHER = 0.005  # seconds that a batch may gather under load
+BACKLOG = 100_000  # readings kept while a log fails
+RETRY = 1.0  # seconds from one try of a failing log to the next
+SENDERS = 10_000  # remembered; what more there are is counted as `others`
+SILENT = 60.0  # seconds without a reading, and at least 5 intervals
+SO_MEMINFO, DROPS = 55, 8  # Linux 4.12: nine counters of a socket, the last of them its drops
+
+Datagram = Tuple[bytes, str]  # and the address that it came from
+
+
+class Notices:
+    """Warnings on stderr, at most a line a second of each kind, with the number of those that it stands for."""
+
+    def __init__(self) -> None:
+        self.waiting: Dict[str, Tuple[int, str]] = {}
+        self.due = 0.0
+
+    def add(self, kind: str, line: str) -> None:
+        number, _ = self.waiting.get(kind, (0, ""))
+        self.waiting[kind] = number + 1, line
+
+    def say(self, now: float) -> None:
+        if self.waiting and now >= self.due:
+            for number, line in self.waiting.values():
+                say(line if number == 1 else f"{line} (and {number - 1} more)")
+            self.waiting.clear()
+            self.due = now + 1
+
+
+class Sender:
+    """What is remembered of a sensor: a name, or the address of one that sends plain readings."""
+
+    def __init__(self) -> None:
+        self.readings = 0
+        self.heard = 0.0  # monotonic, seconds
+        self.interval = 0.0  # seconds; follows a longer one at once, a shorter one by halves
+        self.silent = False
+
+    def hear(self, readings: int, now: float) -> None:
+        if self.readings and not self.silent:
+            self.interval = max(now - self.heard, self.interval / 2)
+        self.readings += readings
+        self.heard = now
+        self.silent = False
+
+    def is_missed(self, now: float) -> bool:
+        """Tell whether it was heard three times and then not for long."""
+        return self.readings >= 3 and not self.silent and now - self.heard > max(SILENT, 5 * self.interval)
+
+
+class Server:
+    """A socket, the logs, and what is known of those who send."""
+
+    def __init__(self, sock: socket.socket, logs: Sequence[Log], count: Optional[int], screen: Screen) -> None:
+        self.sock = sock
+        self.logs = logs
+        self.count = count
+        self.screen = screen
+        self.received = self.logged = self.overflowed = self.dropped = 0
+        self.refused: Counter[str] = Counter()
+        self.senders: Dict[str, Sender] = {}
+        self.batch: List[Row] = []  # being written: the first `written` logs have it
+        self.written = 0
+        self.later: List[Row] = []  # what waits until every log has the batch
+        self.failing = ""  # the log that fails, and why
+        self.retry = 0.0  # when it is tried again (monotonic)
+        self.notices = Notices()
+        self.look = 0.0  # when to look for drops and silence again (monotonic)
+        buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self.gather = min(GATHER, buffer / 800 / 400_000)  # seconds: the buffer holds what 400,000/s bring
+        self.loaded = False
+
+    def run(self, stop: socket.socket) -> None:
+        """Wait, receive, check, append, print, notice; until `stop` is readable or the count is reached."""
+        going = True
+        while going and (self.room() or self.waiting()):
+            going = self.wait(stop)
+            rows = self.check(self.receive())
+            logged = self.append(rows)
+            self.show(logged)
+            self.notice()
+
+    def waiting(self) -> int:
+        """Return how many readings are not yet in every log."""
+        return len(self.batch) + len(self.later)
+
+    def room(self) -> int:
+        """Return how many datagrams may be received now."""
+        return BATCH if self.count is None else min(BATCH, self.count - self.logged - self.waiting())
+
+    def wait(self, stop: socket.socket) -> bool:
+        """Wait for a datagram, a second at most; return False once told to stop."""
+        sources = [self.sock, stop] if self.room() else [stop]
+        if stop in select.select(sources, [], [], 1.0)[0]:
+            return False
+        if self.loaded:
+            time.sleep(self.gather)
+        return True
+
+    def receive(self) -> List[Datagram]:
+        """Return all datagrams that wait in the socket."""
+        batch: List[Datagram] = []
+        room = self.room()
+        try:
+            while len(batch) < room:
+                datagram, peer = self.sock.recvfrom(LIMIT + 1)
+                batch.append((datagram, peer[0]))
+        except BlockingIOError:
+            pass
+        except ConnectionResetError:  # Windows: an answer went to a port that has closed
+            pass
+        except OSError as error:
+            if error.errno != getattr(errno, "WSAEMSGSIZE", None):
+                raise
+            batch.append((bytes(LIMIT + 1), "?"))  # Windows tells neither what was too long nor from whom
+        self.loaded = len(batch) > 1
+        self.received += len(batch)
+        return batch
+
+    def check(self, batch: Sequence[Datagram]) -> List[Row]:
+        """Return a row for each datagram that is a reading; refuse the others."""
+        now = time.time()
+        rows: List[Row] = []
+        for datagram, address in batch:
+            if address.startswith("::ffff:"):  # how a socket for both shows IPv4
+                address = address[7:]
+            try:
+                rows.append((now, address, "", parse(datagram).text, ""))
+            except ValueError as error:
+                self.refused[str(error)] += 1
+                self.notices.add("refused", f"refused {address}: {error}: {ascii(datagram[:60])[1:]}")
+        return rows
+
+    def append(self, rows: Sequence[Row]) -> List[Row]:
+        """Append rows to each log in turn; return those that are now in all of them.
+
+        While a log fails they wait, and later ones behind them, so that every log gets each row once, in order.
+        """
+        fit = BACKLOG - self.waiting()
+        if len(rows) > fit:
+            self.overflowed += len(rows) - fit
+            self.notices.add("overflowed", f"overflowed {self.overflowed} so far: {self.failing}")
+        self.later += rows[:fit]
+        logged: List[Row] = []
+        if self.failing and time.monotonic() < self.retry:
+            return logged
+        try:
+            while self.batch or self.later:
+                if not self.batch:
+                    self.batch, self.later = self.later, []
+                while self.written < len(self.logs):
+                    self.logs[self.written].append(self.batch)
+                    self.written += 1
+                logged += self.batch
+                self.batch, self.written = [], 0
+        except OSError as error:
+            if not self.failing:
+                self.failing = f"cannot write {self.logs[self.written].path} ({error.strerror})"
+                say(f"{self.failing}; readings are kept, {BACKLOG} at most, and written when that is mended")
+            self.retry = time.monotonic() + RETRY
+        else:
+            if self.failing:
+                say(f"all logs are written again, {len(logged)} readings late")
+                self.failing = ""
+        self.logged += len(logged)
+        return logged
+
+    def show(self, rows: Sequence[Row]) -> None:
+        """Print a line a reading, and remember who sent it."""
+        now = time.monotonic()
+        for name, readings in Counter([name or client for _, client, name, _, _ in rows]).items():
+            if name not in self.senders and len(self.senders) >= SENDERS:
+                name = "others"
+            sender = self.senders.setdefault(name, Sender())
+            if sender.silent:
+                self.notices.add("back", f"{name} is back")
+            sender.hear(readings, now)
+        if self.screen.is_open():
+            self.screen.show("".join([f"{time.strftime('%H:%M:%S', time.localtime(at))} {name or client} {reading}\n"
+                                      for at, client, name, reading, _ in rows]))
+
+    def notice(self) -> None:
+        """Say what was dropped, refused, or has gone silent."""
+        now = time.monotonic()
+        if now >= self.look:
+            self.look = now + 1
+            self.count_drops()
+            for name, sender in self.senders.items():
+                if sender.is_missed(now):
+                    sender.silent = True
+                    self.notices.add("silent", f"{name} silent for {now - sender.heard:.0f} s")
+        self.notices.say(now)
+
+    def count_drops(self) -> None:
+        """Say how many datagrams the kernel has dropped since the last look: its buffer was full."""
+        dropped = drops(self.sock)
+        if dropped is not None and dropped != self.dropped:
+            more = (dropped - self.dropped) % 2**32
+            self.dropped = dropped
+            self.notices.add("dropped", f"dropped {dropped} so far, {more} of them now: the receive buffer was full")
+
+    def finish(self) -> None:
+        """Write what is left, if that is possible now, and say the summary."""
+        self.retry = 0.0
+        self.show(self.append([]))
+        self.overflowed += self.waiting()
+        self.look = self.notices.due = 0.0
+        self.notice()
+        refused = sum(self.refused.values())
+        dropped = "unknown" if drops(self.sock) is None else self.dropped
+        say(f"received {self.received} = logged {self.logged} + duplicates 0 + refused {refused}"
+            f" + overflowed {self.overflowed}; dropped {dropped}")
+        for reason, number in self.refused.most_common():
+            say(f"refused {number}: {reason}")
+        for name, sender in self.senders.items():
+            say(f"{name}: {sender.readings} readings")
+
+
+def drops(sock: socket.socket) -> Optional[int]:
+    """Return how many datagrams the kernel has dropped at this socket, None where it does not tell."""
+    if not sys.platform.startswith("linux"):
+        return None
+    return int(struct.unpack("9I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[DROPS])
+
+
+def listen(host: Optional[str], port: int) -> socket.socket:
+    """Return a socket bound to `host`, or to every interface, IPv4 and IPv6; raise OSError."""
+    if host is None:
+        try:
+            return bind(socket.AF_INET6, ("::", port))
+        except OSError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                raise
+    return bind(*resolve(host or "0.0.0.0", port))
+
+
+def bind(family: int, address: Tuple[object, ...]) -> socket.socket:
+    # Never SO_REUSEADDR: on Linux a second server would silently take every datagram of the first.
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    sock.setblocking(False)
+    try:
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def own_address() -> str:
+    """Return the address by which this machine is likely to be reached: where its default route begins."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1", PORT))  # for documentation only (RFC 5737); nothing is sent
+            return str(sock.getsockname()[0])
+        except OSError:
+            return f"{socket.gethostname()}.local"
+
+
+def stop_signals() -> socket.socket:
+    """Return a socket that becomes readable on Ctrl+C and SIGTERM, so that they end no write half-way."""
+    stop, bell = socket.socketpair()
+    bell.setblocking(False)
+    signal.set_wakeup_fd(bell.detach())
+    for number in signal.SIGINT, signal.SIGTERM:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+    return stop
+
+
+def log(text: str) -> str:
+    """Convert `text` to the path of a log; its ending is the format."""
+    if os.path.splitext(text)[1] not in LOGS:
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in {', '.join(LOGS)}")
+    return text
+
+
+def get_parser() -> Parser:
+    parser = Parser("server.py", __doc__)
+    parser.add_argument("--host", help="address to listen on (default: every interface, IPv4 and IPv6)")
+    parser.add_argument("--port", type=console.port, default=PORT,
+                        help="UDP port; 0 takes a free one (default: %(default)s)")
+    parser.add_argument("--log", type=log, action="append", metavar="FILE",
+                        help="file to append to, can be repeated; the ending is the format, "
+                             f"{', '.join(LOGS)} (default: datalog.txt and datalog.csv)")
+    parser.add_argument("--count", type=console.count, metavar="N", help="stop after N readings are logged")
+    parser.add_argument("--quiet", action="store_true", help="print no readings")
+    return parser
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Serve until told to stop; return 0."""
+    parser = get_parser()
+    options = parser.parse_args(argv)
+    paths = {os.path.splitext(path)[1]: path for path in options.log or ["datalog.txt", "datalog.csv"]}
+    if options.log and len(paths) < len(options.log):
+        parser.error("two logs end alike; one of each format is all there can be")
+    try:
+        sock = listen(options.host, options.port)
+    except OSError as error:
+        remedy = {errno.EADDRINUSE: "is another server running? give another --port",
+                  errno.EACCES: "ports below 1024 are the system's; give another --port",
+                  }.get(error.errno or 0, "give an address of this machine as --host")
+        parser.fail(f"cannot listen on {options.host or 'port'} {options.port} ({error.strerror}); {remedy}")
+    logs: List[Log] = []
+    for ending in (ending for ending in LOGS if ending in paths):
+        try:
+            logs.append(LOGS[ending](paths[ending], say))
+        except OSError as error:
+            parser.fail(f"cannot log to {paths[ending]} ({error.strerror}); give another file as --log")
+    stop = stop_signals()
+    host, port = sock.getsockname()[:2]
+    named = options.host and host not in ("0.0.0.0", "::")
+    say(f"listening on {host if named else '*'}:{port}, logging to {', '.join(log.path for log in logs)}")
+    say(f"on the Pi: python3 client.py {options.host if named else own_address()}"
+        + (f" --port {port}" if port != PORT else ""))
+    server = Server(sock, logs, options.count, Screen(None if options.quiet else sys.stdout))
+    server.run(stop)
+    server.finish()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

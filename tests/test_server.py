@@ -1,0 +1,167 @@
+"""The server as its users meet it: started wrongly, stopped, started again, its terminal closed."""
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+
+import pytest
+
+from conftest import lines, send, until
+
+STAMPED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z,127\.0\.0\.1,,74\.3,25\.7,")
+
+
+def test_logs_text_and_csv_and_prints(server, tmp_path):
+    running = server("--count", 2)
+    send(running.port, b"74.3,25.7", b"74.3,25.7")
+    assert running.wait() == 0
+    assert lines(tmp_path / "datalog.txt") == ["74.3,25.7"] * 2
+    header, *rows = lines(tmp_path / "datalog.csv")
+    assert header == "time,client,name,humidity,temperature,n"
+    assert len(rows) == 2 and all(STAMPED.fullmatch(row) for row in rows)
+    assert re.fullmatch(r"(\d\d:\d\d:\d\d 127\.0\.0\.1 74\.3,25\.7\n){2}", running.out)
+    assert re.search(r"^on the Pi: python3 client.py \S+ --port \d+$", running.err, re.MULTILINE)
+    assert running.err.endswith("received 2 = logged 2 + duplicates 0 + refused 0 + overflowed 0; dropped 0\n"
+                                "127.0.0.1: 2 readings\n")
+
+
+def test_count_is_exact_when_more_arrive(server, tmp_path):
+    running = server("--count", 7)
+    send(running.port, *[b"1,1"] * 50)
+    assert running.wait() == 0
+    assert len(lines(tmp_path / "datalog.txt")) == 7
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stops_with_whole_lines_and_appends_when_started_again(server, tmp_path, number):
+    for readings in 1, 2:
+        running = server()
+        send(running.port, b"74.3,25.7")
+        until(lambda: len(lines(tmp_path / "datalog.txt")) == readings)
+        assert running.stop(number) == 0
+    assert (tmp_path / "datalog.txt").read_bytes() == b"74.3,25.7\n" * 2
+    assert len(lines(tmp_path / "datalog.csv")) == 3
+
+
+def test_a_client_goes_on_when_the_server_is_back_and_each_address_is_told_apart(script, server, tmp_path):
+    first = server()
+    clients = [script("client", host, "--port", first.port, "--driver", "simulated", "--interval", 0.05)
+               for host in ("127.0.0.1", "::1")]
+    third = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    third.bind(("127.0.0.2", 0))
+    third.sendto(b"33.3,3.3", ("127.0.0.1", first.port))
+
+    def heard(client):
+        return [row for row in lines(tmp_path / "datalog.csv") if f",{client},," in row]
+
+    for client in "127.0.0.1", "::1", "127.0.0.2":
+        until(lambda: heard(client), f"a reading of {client}")  # noqa: B023
+    assert first.stop() == 0
+    before = [len(heard(client)) for client in ("127.0.0.1", "::1")]
+    for client in clients:
+        client.says("^nothing listens on .*; is server.py running there")
+    server(port=first.port)
+    for client, readings in zip(("127.0.0.1", "::1"), before):
+        until(lambda: len(heard(client)) > readings + 3, f"a reading of {client} again")  # noqa: B023
+    for client in clients:
+        client.says("^sending to .* again$")
+        assert client.stop() == 0
+        assert client.err.count("nothing listens") == 1, "one line a change of state"
+        assert client.err.endswith("closing socket\n")
+    third.close()
+
+
+@pytest.mark.parametrize("argv, code, error", [
+    (["--port", "70000"], 2, "'70000' is no port"),
+    (["--port", "http"], 2, "'http' is no port"),
+    (["--log", "datalog.json"], 2, "'datalog.json' does not end in .txt, .csv"),
+    (["--log", "a.txt", "--log", "b.txt"], 2, "two logs end alike"),
+    (["--count", "0"], 2, "'0' is no count"),
+    (["--logs", "a.txt"], 2, "unrecognized arguments"),
+    (["--host", "192.0.2.99", "--port", "0"], 1, "cannot listen on 192.0.2.99"),
+    (["--host", "no.such.host.invalid"], 1, "cannot listen on no.such.host.invalid"),
+    (["--host", "x" * 70], 1, "cannot listen on xxx"),
+    (["--port", "0", "--log", "missing/a.txt"], 1, "cannot log to missing/a.txt (No such file or directory)"),
+    (["--port", "0", "--log", "folder.txt"], 1, "cannot log to folder.txt (Is a directory)"),
+    (["--port", "0", "--log", "notes.txt"], 1, "cannot log to notes.txt (no log of readings"),
+    (["--port", "0", "--log", "other.csv"], 1, "cannot log to other.csv (its first line is not time,client"),
+])
+def test_an_error_is_one_line(script, tmp_path, argv, code, error):
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "notes.txt").write_text("buy milk\ncall the lab\n")
+    (tmp_path / "other.csv").write_text("when,what\n2026,tea\n")
+    running = script("server", *argv)
+    assert running.wait() == code
+    assert running.err.startswith("server.py: error: ") and error in running.err
+    assert running.err.count("\n") == 1 and "; " in running.err, "cause and remedy on one line"
+    assert (tmp_path / "notes.txt").read_text() == "buy milk\ncall the lab\n"
+    assert (tmp_path / "other.csv").read_text() == "when,what\n2026,tea\n"
+
+
+def test_a_log_that_must_not_be_written(script, tmp_path):
+    log = tmp_path / "a.txt"
+    log.write_text("1.0,1.0\n")
+    log.chmod(stat.S_IRUSR)
+    prefix = []
+    if os.geteuid() == 0:  # root may write everything: become somebody else
+        tmp_path.chmod(0o777)
+        for parent in tmp_path.parents:
+            if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
+                parent.chmod(parent.stat().st_mode | 0o011)
+        prefix = ["setpriv", "--reuid=65534", "--clear-groups"]
+    running = script("server", "--port", 0, "--log", log, prefix=prefix)
+    assert running.wait() == 1
+    assert running.err == f"server.py: error: cannot log to {log} (Permission denied); give another file as --log\n"
+
+
+def test_a_second_server_on_the_port_refuses_to_start(script, server, tmp_path):
+    first = server()
+    (tmp_path / "elsewhere").mkdir()
+    second = script("server", "--port", first.port, "--log", "elsewhere/a.txt")
+    assert second.wait() == 1
+    assert second.err == (f"server.py: error: cannot listen on port {first.port} (Address already in use); "
+                          "is another server running? give another --port\n")
+    assert not (tmp_path / "elsewhere" / "a.txt").exists()
+
+
+def test_a_second_server_on_the_log_refuses_to_start(script, server):
+    server()
+    second = script("server", "--port", 0)
+    assert second.wait() == 1
+    assert "cannot log to datalog.txt (another server logs to it); " in second.err
+
+
+def test_logging_goes_on_without_a_reader_of_stdout(server, tmp_path):
+    reading, writing = os.pipe()  # nobody reads: it is full after 64 KiB
+    stalled = server("--log", "stalled.txt", stdout=writing)
+    closed = server("--log", "closed.txt", stdout=subprocess.PIPE)
+    closed.process.stdout.close()
+    none = server("--log", "none.txt", prefix=["sh", "-c", 'exec "$@" >&-', "sh"])
+    for running, log in (stalled, "stalled.txt"), (closed, "closed.txt"), (none, "none.txt"):
+        for block in range(60):
+            send(running.port, *[b"50.0,20.0"] * 100)
+            until(lambda: len(lines(tmp_path / log)) == (block + 1) * 100)  # noqa: B023
+        assert running.stop() == 0
+        assert "logged 6000 " in running.err
+    os.close(writing)
+    with open(reading) as pipe:
+        printed = pipe.read().splitlines(keepends=True)
+    assert 1000 < len(printed) < 6000
+    assert all(line.endswith(" 127.0.0.1 50.0,20.0\n") for line in printed), "what is printed is whole lines"
+
+
+def test_logging_goes_on_without_a_reader_of_stderr(script, tmp_path):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    reading, writing = os.pipe()
+    os.write(writing, b"x" * 65536)  # full from the start
+    running = script("server", "--port", port, "--log", "a.txt", stderr=writing)
+    until((tmp_path / "a.txt").exists)
+    send(port, b"junk", b"50.0,20.0")
+    until(lambda: lines(tmp_path / "a.txt") == ["50.0,20.0"])
+    assert running.stop() == 0
+    os.close(reading)
+    os.close(writing)
