@@ -1,0 +1,211 @@
+"""The client as its users meet it, with drivers faked at the edge: a module on PYTHONPATH, a tree over /sys."""
+import random
+import re
+import signal
+import socket
+import struct
+import time
+
+import pytest
+
+from conftest import lines, needs_namespaces, until
+
+QUICK = "import dht_read; dht_read.MIN_INTERVAL = 0.001"
+
+# Plays the readings of a file, `None None` for a failed one, then is silent; notes how it was called.
+FAKE_ADAFRUIT = '''
+DHT11, DHT22, AM2302 = 11, 22, 22
+readings = iter(open("readings").read().split("\\n"))
+
+def read_retry(sensor, pin, retries=15, delay_seconds=2, platform=None):
+    print(sensor, pin, retries, file=open("calls", "a"))
+    return eval(next(readings, "None, None") or "None, None")
+'''
+
+
+@pytest.fixture
+def fake_adafruit(tmp_path):
+    """Return the folder of a fake Adafruit_DHT that plays what is in the file `readings`."""
+    folder = tmp_path / "fake"
+    folder.mkdir()
+    (folder / "Adafruit_DHT.py").write_text(FAKE_ADAFRUIT)
+    return folder
+
+
+def as_c_float(number):
+    """Return a number as Adafruit_DHT gives it: 65.2 comes as 65.19999694824219."""
+    return struct.unpack("f", struct.pack("f", number))[0]
+
+
+def test_good_readings_arrive_and_failed_ones_send_nothing(script, server, tmp_path, fake_adafruit):
+    dice = random.Random(22)
+    played, failing = [(49.2, 0.0)], False
+    while len(played) < 500:
+        failing = dice.random() < (0.6 if failing else 0.1)  # one in five fails, in streaks
+        humidity, temperature = 49.2 + len(played) / 50, len(played) / 100 - 2  # so all are told apart
+        played.append((None, None) if failing else (as_c_float(humidity), as_c_float(temperature)))
+    assert 50 < played.count((None, None)) < 150
+    (tmp_path / "readings").write_text("\n".join(map(str, played)))
+    good = [f"{humidity:.1f},{temperature:.1f}".replace("-0.0", "0.0")
+            for humidity, temperature in played if humidity is not None]
+    assert "49.2,0.0" in good
+    running = server("--count", len(good))
+    client = script("client", "127.0.0.1", "--port", running.port, "--interval", 0.001, "--driver", "adafruit",
+                    setup=QUICK, path=[fake_adafruit])
+    assert running.wait() == 0
+    assert lines(tmp_path / "datalog.txt") == good
+    assert client.stop() == 0
+    assert client.out.splitlines() == good
+    assert set(lines(tmp_path / "calls")) == {"22 11 3"}, "a DHT22 on GPIO11, three tries"
+    failures = client.err.count("no reading: the sensor on GPIO11 gave no answer")
+    assert failures == client.err.count("reading again, after") + 1, "one line a change of state"
+    assert client.err.splitlines()[-1] == "closing socket"
+
+
+@pytest.mark.parametrize("read", ["3303.0, 20.0", "50.0, 563.0", "50.0, -40.1", "0.0, 0.04", "float('nan'), 20.0"])
+def test_what_is_no_reading_is_not_sent(script, server, tmp_path, fake_adafruit, read):
+    (tmp_path / "readings").write_text("\n".join([read] * 5 + ["50.0, 20.0"] * 2))
+    running = server("--count", 1)
+    client = script("client", "127.0.0.1", "--port", running.port, "--interval", 0.001, "--driver", "adafruit",
+                    setup=QUICK, path=[fake_adafruit])
+    assert running.wait() == 0
+    assert lines(tmp_path / "datalog.txt") == ["50.0,20.0"]
+    assert client.stop() == 0
+    assert len(re.findall("^no reading: ", client.err, re.MULTILINE)) in (1, 2), "before, and when all was played"
+
+
+@pytest.mark.parametrize("argv, code, error", [
+    ([], 2, "the following arguments are required: SERVER"),
+    (["127.0.0.1", "--port", "0.5"], 2, "'0.5' is no port"),
+    (["127.0.0.1", "--port", "0"], 2, "'0' is no port"),
+    (["127.0.0.1", "--interval", "1"], 2, "a sensor needs 2 s between readings (datasheet)"),
+    (["127.0.0.1", "--interval", "nan"], 2, "'nan' is no interval"),
+    (["127.0.0.1", "--pin", "28"], 2, "'28' is no GPIO"),
+    (["127.0.0.1", "--sensor", "DHT23"], 2, "invalid choice: 'DHT23'"),
+    (["127.0.0.1", "--driver", "adafruit"], 1, "adafruit: Adafruit_DHT is not installed"),
+    (["127.0.0.1"], 1, "no driver for the sensor (iio: the kernel has no dht11 device; sudo dtoverlay "),
+    (["no.such.host.invalid", "--driver", "simulated"], 1, "no host 'no.such.host.invalid'"),
+    (["x" * 70, "--driver", "simulated"], 1, "no host 'xxx"),
+])
+def test_an_error_is_one_line(script, argv, code, error):
+    client = script("client", *argv)
+    assert client.wait() == code
+    *talk, last = client.err.splitlines()
+    assert last.startswith("client.py: error: ") and error in last
+    assert all(line.startswith("driver simulated") for line in talk)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_goes_on_until_stopped_and_prints_what_it_sends(script, number):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(10)
+        client = script("client", "127.0.0.1", "--port", receiver.getsockname()[1], "--driver", "simulated",
+                        "--interval", 0.01)
+        received = [receiver.recv(100).decode() for _ in range(20)]
+        assert client.stop(number) == 0
+        receiver.setblocking(False)
+        try:
+            while True:
+                received.append(receiver.recv(100).decode())
+        except BlockingIOError:
+            pass
+    assert client.out.splitlines() == received
+    assert client.err.splitlines()[-1] == "closing socket"
+
+
+def test_goes_on_when_the_name_cannot_be_resolved_and_when_there_is_no_route(script, tmp_path):
+    setup = """
+import socket
+answers = [socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")] * 5
+answers.insert(0, socket.gaierror(socket.EAI_NONAME, "Name or service not known"))  # later on: no reason to end
+real = socket.getaddrinfo
+def getaddrinfo(*args, **keywords):
+    print(args, file=open("asked", "a"))
+    if answers:
+        raise answers.pop()
+    return real(*args, **keywords)
+socket.getaddrinfo = getaddrinfo
+"""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        client = script("client", "127.0.0.1", "--port", receiver.getsockname()[1], "--driver", "simulated",
+                        "--interval", 0.01, setup=setup)
+        client.says(r"^cannot send to 127.0.0.1:\d+ \(Temporary failure in name resolution\)")
+        client.says(r"^sending to 127.0.0.1:\d+ again")
+    assert client.stop() == 0
+    assert len(lines(tmp_path / "asked")) >= 6, "resolved again after each error"
+
+
+def test_cadence_is_kept_without_drift(script):
+    slow = "import random, time; gauss = random.gauss; random.gauss = lambda *a: time.sleep(0.0025) or gauss(*a)"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(10)
+        script("client", "127.0.0.1", "--port", receiver.getsockname()[1], "--driver", "simulated",
+               "--interval", 0.01, "--count", 1000, "--quiet", setup=slow)
+        receiver.recv(100)
+        start = time.monotonic()
+        for _ in range(999):
+            receiver.recv(100)
+        assert time.monotonic() - start == pytest.approx(10, rel=0.01)
+
+
+def test_a_late_reading_does_not_bunch_up_the_next():
+    from client import next_due
+    assert next_due(100.0, 2.0, 100.5) == 102
+    assert next_due(100.0, 2.0, 102.0) == 102
+    assert next_due(100.0, 2.0, 105.1) == 106
+    assert next_due(100.0, 0.0, 105.1) == 105.1
+
+
+@pytest.fixture
+def sysfs(tmp_path):
+    """Return the dht11 device of a tree that `IIO` binds over /sys: files that the test can change."""
+    needs_namespaces()
+    device = tmp_path / "sys/bus/iio/devices/iio:device1"
+    device.mkdir(parents=True)
+    other = device.with_name("iio:device0")
+    other.mkdir()
+    (other / "name").write_text("ads1015\n")
+    (device / "name").write_text("dht11@b\n")
+    (device / "in_humidityrelative_input").write_text("74300\n")
+    (device / "in_temp_input").write_text("-3700\n")
+    return device
+
+
+IIO = ["unshare", "-rm", "sh", "-c", 'mount --bind sys /sys && exec "$@"', "sh"]
+
+
+def test_iio_is_read_retried_and_said_when_gone(script, tmp_path, sysfs):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(10)
+        client = script("client", "127.0.0.1", "--port", receiver.getsockname()[1], "--interval", 0.05,
+                        prefix=IIO, setup="import dht_read; dht_read.MIN_INTERVAL = 0.01")
+        assert receiver.recv(100) == b"74.3,-3.7"
+        client.says("^driver iio ")
+        temperature = sysfs / "in_temp_input"
+        temperature.unlink()
+        temperature.symlink_to("/proc/self/mem")  # reading it is a true EIO
+        client.says(r"^no reading: 3 tries failed, the last one with: .*Input/output error")
+        temperature.unlink()
+        temperature.write_text("21500\n")
+        client.says("^reading again")
+        until(lambda: receiver.recv(100) == b"74.3,21.5")
+        sysfs.rename(tmp_path / "gone")
+        client.says("^no reading: the kernel has no dht11 device")
+        (tmp_path / "gone").rename(sysfs)
+        until(lambda: client.err.count("reading again") == 2)
+        assert client.stop() == 0
+
+
+def test_dht_read_reads_once(script, sysfs):
+    once = script("dht_read", prefix=IIO)
+    assert once.wait() == 0
+    assert once.out == "74.3,-3.7\n"
+    (sysfs / "in_temp_input").write_text("99900\n")
+    failing = script("dht_read", prefix=IIO)
+    assert failing.wait() == 1
+    assert failing.out == ""
+    assert "no reading: temperature out of range (-40 to 80 °C): 74.3 %, 99.9 °C" in failing.err
