@@ -2,6 +2,7 @@
 
     .txt    the plain reading, a line each: 74.3,25.7
     .csv    time,client,name,humidity,temperature,n
+    .db     SQLite, table reading with these six columns, NULL where the CSV is empty
 
 Each has `append(rows)`, which makes the rows readable, and `flush()`, which puts them on the disk. Both raise
 OSError, and have then undone what they began: append the same rows again, and no line is torn, none doubled.
@@ -9,11 +10,12 @@ OSError, and have then undone what they began: append the same rows again, and n
 import errno
 import os
 import re
-from contextlib import suppress
+import sqlite3
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from functools import lru_cache
 from io import FileIO
-from typing import Callable, Dict, NamedTuple, Sequence, Tuple, Type, Union
+from typing import IO, Callable, Dict, Iterator, NamedTuple, Sequence, Tuple, Type, Union
 
 from datagram import LIMIT, parse
 
@@ -28,6 +30,7 @@ Warn = Callable[[str], None]
 
 LINE = 2 * LIMIT  # bytes; no line of ours is longer
 READING = rb"[0-9]{1,3}\.[0-9],-?[0-9]{1,2}\.[0-9]"
+DB_COLUMNS = ["time", "client", "name", "humidity", "temperature", "n"]
 
 
 class Format(NamedTuple):
@@ -50,9 +53,26 @@ CSV = Format(b"time,client,name,humidity,temperature,n\n",
 def is_reading(line: bytes) -> bool:
     """Tell whether a text log may hold `line`: the course's own log has more decimals than ours."""
     try:
-        return bool(parse(line))
+        return bool(parse(line + b"\n"))
     except ValueError:
         return False
+
+
+def lock(file: IO[bytes]) -> None:
+    """Keep other servers out of a log, not its readers; raise OSError if there is one already."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(errno.EBUSY, "another server logs to it") from None
+
+
+def was_moved(path: str, file: IO[bytes]) -> bool:
+    """Tell whether `file` is no longer what is found at `path`: renamed or removed."""
+    try:
+        return not os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return True
 
 
 @lru_cache(maxsize=64)  # the plain readings of a batch share their time
@@ -77,13 +97,10 @@ class LineFile:
         """Open the file, make it when missing; refuse one that is not ours or that another server has."""
         file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
             self.mend(file)
-        except OSError as error:
+        except OSError:
             file.close()
-            if isinstance(error, BlockingIOError):
-                raise OSError(errno.EBUSY, "another server logs to it") from None
             raise
         return file
 
@@ -118,7 +135,7 @@ class LineFile:
     def append(self, lines: bytes) -> None:
         """Append whole lines; raise OSError, and nothing is appended, if they do not fit."""
         self.undo()
-        if self.was_rotated():
+        if was_moved(self.path, self.file):
             file = self.open()
             self.file.close()
             self.file = file
@@ -151,13 +168,6 @@ class LineFile:
                 self.file.truncate(self.before)
             self.undone = True
 
-    def was_rotated(self) -> bool:
-        """Tell whether the file was renamed or removed."""
-        try:
-            return not os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
-        except FileNotFoundError:
-            return True
-
 
 class TextLog:
     """`datalog.txt`: the course's log, a plain reading a line."""
@@ -184,5 +194,51 @@ class CsvLog:
                                   for time, client, name, reading, n in rows]).encode("ascii"))
 
 
-Log = Union[TextLog, CsvLog]
-LOGS: Dict[str, Type[Log]] = {".txt": TextLog, ".csv": CsvLog}  # in the order in which they are written
+class DbLog:
+    """`datalog.db`: for SQL. A batch is one transaction, and on the disk when `append` returns."""
+
+    def __init__(self, path: str, warn: Warn) -> None:
+        self.path = path
+        # SQLite's own locks would let a second server in. This file stays open: closing it would end those.
+        self.file = open(path, "a+b")  # noqa: SIM115
+        lock(self.file)
+        self.file.seek(0)
+        if self.file.read(16) not in (b"", b"SQLite format 3\0"):
+            raise OSError(errno.EINVAL, "no SQLite database")
+        self.connection = sqlite3.connect(path, timeout=1, isolation_level=None)
+        with self.transaction() as execute:
+            columns = [row[1] for row in execute("PRAGMA table_info(reading)")]
+            if columns != DB_COLUMNS and execute("SELECT 1 FROM sqlite_master").fetchone():
+                raise OSError(errno.EINVAL, "a database, but not one of readings")
+            execute("CREATE TABLE IF NOT EXISTS reading (time TEXT NOT NULL, client TEXT NOT NULL, name TEXT,"
+                    " humidity REAL NOT NULL, temperature REAL NOT NULL, n INTEGER, UNIQUE (name, n))")
+        self.connection.execute("PRAGMA journal_mode = WAL")
+        self.connection.execute("PRAGMA synchronous = FULL")
+
+    @contextmanager
+    def transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        """Commit what is executed, or nothing of it; raise OSError."""
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+            yield self.connection.execute
+            self.connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise OSError(errno.EIO, str(error)) from None
+        finally:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+
+    def append(self, rows: Sequence[Row]) -> None:
+        if was_moved(self.path, self.file):
+            raise OSError(errno.ENOENT, "renamed or removed under way; a .db is rotated with the server stopped")
+        with self.transaction():
+            self.connection.executemany(
+                "INSERT OR IGNORE INTO reading VALUES (?, ?, nullif(?, ''), ?, ?, nullif(?, ''))",
+                [(rfc3339(time), client, name, *reading.split(","), n) for time, client, name, reading, n in rows])
+
+    def flush(self) -> None:
+        pass
+
+
+Log = Union[TextLog, CsvLog, DbLog]
+LOGS: Dict[str, Type[Log]] = {".txt": TextLog, ".db": DbLog, ".csv": CsvLog}  # in the order in which they are written

@@ -36,28 +36,34 @@ GATHER = 0.005  # seconds that a batch may gather under load
 BACKLOG = 100_000  # readings kept while a log fails
 RETRY = 1.0  # seconds from one try of a failing log to the next
 SENDERS = 10_000  # remembered; what more there are is counted as `others`
+SHOWN = 50  # in the summary at the end
 SILENT = 60.0  # seconds without a reading, and at least 5 intervals
 SO_MEMINFO, DROPS = 55, 8  # Linux 4.12: nine counters of a socket, the last of them its drops
 
-Datagram = Tuple[bytes, str]  # and the address that it came from
+Datagram = Tuple[bytes, Tuple[str, int]]  # and where it came from
 
 
 class Notices:
-    """Warnings on stderr, at most a line a second of each kind, with the number of those that it stands for."""
+    """Warnings on stderr: at most a line a second of each kind, the first, with the number of the others."""
 
     def __init__(self) -> None:
-        self.waiting: Dict[str, Tuple[int, str]] = {}
+        self.first: Dict[str, str] = {}
+        self.number: Counter[str] = Counter()
         self.due = 0.0
 
-    def add(self, kind: str, line: str) -> None:
-        number, _ = self.waiting.get(kind, (0, ""))
-        self.waiting[kind] = number + 1, line
+    def add(self, line: str, *facts: object) -> None:
+        """Note a warning of the kind that `line` is; `facts` fill it."""
+        if line not in self.first:
+            self.first[line] = line % facts
+        self.number[line] += 1
 
     def say(self, now: float) -> None:
-        if self.waiting and now >= self.due:
-            for number, line in self.waiting.values():
-                say(line if number == 1 else f"{line} (and {number - 1} more)")
-            self.waiting.clear()
+        if self.first and now >= self.due:
+            for kind, line in self.first.items():
+                others = self.number[kind] - 1
+                say(f"{line} (and {others} more)" if others else line)
+            self.first.clear()
+            self.number.clear()
             self.due = now + 1
 
 
@@ -102,7 +108,7 @@ class Server:
         self.look = 0.0  # when to look for drops and silence again (monotonic)
         buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         self.gather = min(GATHER, buffer / 800 / 400_000)  # seconds: the buffer holds what 400,000/s bring
-        self.loaded = False
+        self.load = 0  # datagrams of the last batch beyond the first
 
     def run(self, stop: socket.socket) -> None:
         """Wait, receive, check, append, print, notice; until `stop` is readable or the count is reached."""
@@ -127,18 +133,17 @@ class Server:
         sources = [self.sock, stop] if self.room() else [stop]
         if stop in select.select(sources, [], [], 1.0)[0]:
             return False
-        if self.loaded:
-            time.sleep(self.gather)
+        if self.load > 0:
+            time.sleep(min(self.gather, self.load * GATHER / 20))
         return True
 
     def receive(self) -> List[Datagram]:
         """Return all datagrams that wait in the socket."""
         batch: List[Datagram] = []
-        room = self.room()
+        room, receive = self.room(), self.sock.recvfrom
         try:
             while len(batch) < room:
-                datagram, peer = self.sock.recvfrom(LIMIT + 1)
-                batch.append((datagram, peer[0]))
+                batch.append(receive(LIMIT + 1))
         except BlockingIOError:
             pass
         except ConnectionResetError:  # Windows: an answer went to a port that has closed
@@ -146,8 +151,8 @@ class Server:
         except OSError as error:
             if error.errno != getattr(errno, "WSAEMSGSIZE", None):
                 raise
-            batch.append((bytes(LIMIT + 1), "?"))  # Windows tells neither what was too long nor from whom
-        self.loaded = len(batch) > 1
+            batch.append((bytes(LIMIT + 1), ("?", 0)))  # Windows tells neither what was too long nor from whom
+        self.load = len(batch) - 1
         self.received += len(batch)
         return batch
 
@@ -155,14 +160,14 @@ class Server:
         """Return a row for each datagram that is a reading; refuse the others."""
         now = time.time()
         rows: List[Row] = []
-        for datagram, address in batch:
-            if address.startswith("::ffff:"):  # how a socket for both shows IPv4
-                address = address[7:]
+        for datagram, peer in batch:
+            address = peer[0].removeprefix("::ffff:")  # how a socket for both shows IPv4
             try:
-                rows.append((now, address, "", parse(datagram).text, ""))
+                reading, _ = parse(datagram)
+                rows.append((now, address, "", reading, ""))
             except ValueError as error:
                 self.refused[str(error)] += 1
-                self.notices.add("refused", f"refused {address}: {error}: {ascii(datagram[:60])[1:]}")
+                self.notices.add("refused %s: %s: %.60a", address, error, datagram)
         return rows
 
     def append(self, rows: Sequence[Row]) -> List[Row]:
@@ -173,7 +178,7 @@ class Server:
         fit = BACKLOG - self.waiting()
         if len(rows) > fit:
             self.overflowed += len(rows) - fit
-            self.notices.add("overflowed", f"overflowed {self.overflowed} so far: {self.failing}")
+            self.notices.add("overflowed: %s, and no more readings are kept", self.failing)
         self.later += rows[:fit]
         logged: List[Row] = []
         if self.failing and time.monotonic() < self.retry:
@@ -207,7 +212,7 @@ class Server:
                 name = "others"
             sender = self.senders.setdefault(name, Sender())
             if sender.silent:
-                self.notices.add("back", f"{name} is back")
+                self.notices.add("%s is back", name)
             sender.hear(readings, now)
         if self.screen.is_open():
             self.screen.show("".join([f"{time.strftime('%H:%M:%S', time.localtime(at))} {name or client} {reading}\n"
@@ -222,7 +227,7 @@ class Server:
             for name, sender in self.senders.items():
                 if sender.is_missed(now):
                     sender.silent = True
-                    self.notices.add("silent", f"{name} silent for {now - sender.heard:.0f} s")
+                    self.notices.add("%s silent for %.0f s", name, now - sender.heard)
         self.notices.say(now)
 
     def count_drops(self) -> None:
@@ -231,7 +236,7 @@ class Server:
         if dropped is not None and dropped != self.dropped:
             more = (dropped - self.dropped) % 2**32
             self.dropped = dropped
-            self.notices.add("dropped", f"dropped {dropped} so far, {more} of them now: the receive buffer was full")
+            self.notices.add("dropped %d so far, %d of them now: the receive buffer was full", dropped, more)
 
     def finish(self) -> None:
         """Write what is left, if that is possible now, and say the summary."""
@@ -246,8 +251,11 @@ class Server:
             f" + overflowed {self.overflowed}; dropped {dropped}")
         for reason, number in self.refused.most_common():
             say(f"refused {number}: {reason}")
-        for name, sender in self.senders.items():
+        senders = sorted(self.senders.items(), key=lambda item: item[1].readings, reverse=True)
+        for name, sender in senders[:SHOWN]:
             say(f"{name}: {sender.readings} readings")
+        if senders[SHOWN:]:
+            say(f"and {len(senders) - SHOWN} more: {sum(sender.readings for _, sender in senders[SHOWN:])} readings")
 
 
 def drops(sock: socket.socket) -> Optional[int]:

@@ -69,7 +69,7 @@ def oracle(datagram):
 
 def parsed(bytes_):
     try:
-        return datagram.parse(bytes_).text
+        return datagram.parse(bytes_)[0]
     except ValueError:
         return None
 

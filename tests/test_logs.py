@@ -1,0 +1,154 @@
+"""Facts about the files: what is mended at the start, what is refused, what rotation leaves."""
+import os
+import sqlite3
+
+import pytest
+
+import logs
+
+HEADER = "time,client,name,humidity,temperature,n\n"
+PLAIN = "2026-11-21T10:00:02.123Z,192.168.1.7,,74.3,25.7,"
+NAMED = "2026-11-21T10:00:02.123Z,fe80::1,kitchen,74.3,-5.7,1763719202123456"
+ROW = (1795600000.0, "127.0.0.1", "", "50.0,20.0", "")
+ROW_LINE = "2026-11-25T09:46:40.000Z,127.0.0.1,,50.0,20.0,\n"
+
+MENDED = {  # ending: [(what is there, what is left of it)]
+    ".txt": [
+        ("", ""),
+        ("74.3,25.7\n", "74.3,25.7\n"),
+        ("74.30000305175781,25.700000762939453\n", "74.30000305175781,25.700000762939453\n"),  # the course's log
+        ("74.3,25.7\r\n", "74.3,25.7\r\n"),
+        ("74.3,25.7", "74.3,25.7\n"),
+        ("74.3,25.7\n48.9,-3.7", "74.3,25.7\n48.9,-3.7\n"),
+        ("74.3,25.7\n48.9,-3.", "74.3,25.7\n"),
+        ("74.3,25.7\n48.9,-3", "74.3,25.7\n"),
+        ("74.3,25.7\n48.9,", "74.3,25.7\n"),
+        ("74.3,25.7\n4", "74.3,25.7\n"),
+        ("74.30000305175781,25.7\n74.30000305175781,2", "74.30000305175781,25.7\n"),
+        ("7", ""),
+        ("74.3,25.7\n\0\0\0", "74.3,25.7\n"),
+        ("74.3,25.7\n48.9\0\0\0", "74.3,25.7\n"),
+        ("74.3,25.7\n48.9,-3.7\0", "74.3,25.7\n48.9,-3.7\n"),
+        ("74.3,25.7\n" + "\0" * 5000, "74.3,25.7\n"),
+        ("\0" * 5000, ""),
+        ("74.3,25.7\n" * 1000 + "1.", "74.3,25.7\n" * 1000),
+    ],
+    ".csv": [
+        ("", HEADER),
+        (HEADER, HEADER),
+        (HEADER[:-1], HEADER),
+        (HEADER[:7], HEADER),
+        (HEADER + PLAIN + "\n", HEADER + PLAIN + "\n"),
+        (HEADER + PLAIN, HEADER + PLAIN + "\n"),
+        (HEADER + NAMED, HEADER + NAMED + "\n"),
+        *[(HEADER + PLAIN[:cut], HEADER) for cut in range(1, len(PLAIN))],
+        *[(HEADER + PLAIN + "\n" + NAMED[:cut], HEADER + PLAIN + "\n") for cut in range(1, len(NAMED))],
+        (HEADER + PLAIN + "\n\0\0", HEADER + PLAIN + "\n"),
+    ],
+}
+REFUSED = {
+    ".txt": ["notes", "buy milk\n", "74.3,25.7\nbuy milk\n", "buy milk\n74.3,25.7\n", "74.3,25.7\nbuy mi", "\n",
+             "74.3;25.7\n", "x" * 5000, "74.3,25.7\n" * 500 + "x" * 5000, HEADER, PLAIN + "\n", "3317.3,20.0\n"],
+    ".csv": ["buy milk\n", "when,what\n", PLAIN + "\n", HEADER + "buy milk\n", HEADER + PLAIN + "\nbuy mi",
+             "time;client\n", "74.3,25.7\n", "x" * 5000],
+    ".db": ["buy milk\n" * 100, "x"],
+}
+
+
+@pytest.mark.parametrize("ending, there, left", [
+    (ending, *facts) for ending, table in MENDED.items() for facts in table], ids=lambda text: ascii(text[-25:]))
+def test_a_torn_end_is_mended_and_said(tmp_path, ending, there, left):
+    path = tmp_path / f"log{ending}"
+    path.write_bytes(there.encode())
+    said = []
+    log = logs.LOGS[ending](str(path), said.append)
+    assert path.read_bytes().decode() == left
+    assert bool(said) == (there not in (left, "")), "said, unless nothing was to be mended"
+    log.append([ROW])
+    log.flush()
+    assert path.read_bytes().decode() == left + ("50.0,20.0\n" if ending == ".txt" else ROW_LINE)
+
+
+@pytest.mark.parametrize("ending, there", [
+    (ending, there) for ending, table in REFUSED.items() for there in table], ids=lambda text: ascii(text[-25:]))
+def test_a_foreign_file_is_refused_untouched(tmp_path, ending, there):
+    path = tmp_path / f"log{ending}"
+    path.write_text(there)
+    with pytest.raises(OSError):
+        logs.LOGS[ending](str(path), print)
+    assert path.read_text() == there
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_another_database_is_refused_untouched(tmp_path):
+    with sqlite3.connect(tmp_path / "log.db") as connection:
+        connection.execute("CREATE TABLE milk (litres)")
+    connection.close()
+    before = (tmp_path / "log.db").read_bytes()
+    with pytest.raises(OSError, match="not one of readings"):
+        logs.DbLog(str(tmp_path / "log.db"), print)
+    assert (tmp_path / "log.db").read_bytes() == before
+
+
+def test_database_has_the_columns_of_the_csv_and_null_where_that_is_empty(tmp_path):
+    log = logs.DbLog(str(tmp_path / "log.db"), print)
+    named = (1795600001.5, "fe80::1", "kitchen", "74.3,-5.7", "1763719202123456")
+    log.append([ROW, named])
+    log.append([ROW, named])  # a plain reading may come twice; (name, n) may not
+    with sqlite3.connect(tmp_path / "log.db") as reader:
+        assert reader.execute("SELECT * FROM reading ORDER BY time").fetchall() == [
+            ("2026-11-25T09:46:40.000Z", "127.0.0.1", None, 50.0, 20.0, None)] * 2 + [
+            ("2026-11-25T09:46:41.500Z", "fe80::1", "kitchen", 74.3, -5.7, 1763719202123456)]
+        assert reader.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    reader.close()
+
+
+def test_a_database_that_is_removed_under_way_is_a_failing_log(tmp_path):
+    log = logs.DbLog(str(tmp_path / "log.db"), print)
+    os.rename(tmp_path / "log.db", tmp_path / "log.db.1")
+    with pytest.raises(OSError, match="with the server stopped"):
+        log.append([ROW])
+
+
+@pytest.mark.parametrize("ending", [".txt", ".csv"])
+def test_rotation(tmp_path, ending):
+    path = tmp_path / f"log{ending}"
+    log = logs.LOGS[ending](str(path), print)
+    log.append([ROW])
+    whole = path.read_text()
+    path.rename(tmp_path / "log.1")
+    log.append([ROW])
+    path.unlink()
+    log.append([ROW])
+    assert path.read_text() == (tmp_path / "log.1").read_text() == whole
+    os.truncate(path, 0)  # logrotate's copytruncate
+    log.append([ROW])
+    assert path.read_text() == whole
+    path.rename(tmp_path / "log.2")
+    path.write_text("buy milk\n")
+    with pytest.raises(OSError, match="no log of readings|first line"):
+        log.append([ROW])
+    assert path.read_text() == "buy milk\n"
+    path.unlink()
+    log.append([ROW])
+    assert path.read_text() == whole
+
+
+@pytest.mark.parametrize("log", [b"", b"1.0,1.0\n"])
+def test_a_failed_append_or_flush_leaves_nothing(tmp_path, monkeypatch, log):
+    path = tmp_path / "log.txt"
+    path.write_bytes(log)
+    text = logs.TextLog(str(path), print)
+
+    def fail(fd):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(logs.os, "fsync", fail)
+    text.append([ROW])
+    with pytest.raises(OSError):
+        text.flush()
+    assert path.read_bytes() == log, "to be written again: Linux drops the pages of a failed fsync"
+    monkeypatch.undo()
+    text.append([ROW])
+    text.flush()
+    assert path.read_bytes() == log + b"50.0,20.0\n"
