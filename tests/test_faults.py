@@ -1,0 +1,225 @@
+"""The server killed, and its disk failing, at every point: whole lines only, nothing lost, none doubled."""
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import threading
+import time
+
+import pytest
+
+from conftest import lines, needs, needs_namespaces, send, until
+from test_load import READINGS, blast, settle, summary
+
+LOGS = "a.txt", "a.db", "a.csv"
+WHOLE = {".txt": re.compile(r"\d{1,3}\.\d,-?\d{1,2}\.\d"),
+         ".csv": re.compile(r"[\d:T.-]{23}Z,[\d.]+,[^,]*,\d{1,3}\.\d,-?\d{1,2}\.\d,\d*|time,.*,n")}
+
+
+def options(*paths):
+    return [word for path in paths for word in ("--log", path)]
+
+
+def readings(path):
+    """Return the readings in a log, whose lines have to be whole."""
+    if path.suffix == ".db":
+        if not path.exists():
+            return []
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            rows = connection.execute("SELECT humidity, temperature FROM reading ORDER BY rowid").fetchall()
+        connection.close()
+        return [f"{humidity},{temperature}" for humidity, temperature in rows]
+    content = path.read_text() if path.exists() else ""
+    assert content == "" or content.endswith("\n")
+    assert all(WHOLE[path.suffix].fullmatch(line) for line in content.splitlines())
+    if path.suffix == ".csv":
+        return [",".join(line.split(",")[3:5]) for line in content.splitlines()[1:]]
+    return content.splitlines()
+
+
+def complete(path):
+    """Return the whole lines, or committed rows, that a reader can see now."""
+    if path.suffix == ".db":
+        try:
+            return readings(path)
+        except sqlite3.Error:  # no table yet
+            return []
+    content = path.read_text() if path.exists() else ""
+    return content[:content.rfind("\n") + 1].splitlines()[path.suffix == ".csv":]
+
+
+@pytest.mark.parametrize("number", [12, pytest.param(200, marks=pytest.mark.long)])
+def test_killed_under_load_nothing_that_was_read_back_is_gone(server, tmp_path, number):
+    paths = [tmp_path / log for log in LOGS]
+    for kill in range(number):
+        running = server("--quiet", *options(*LOGS))
+        before = {path: readings(path) for path in paths}
+        sender = threading.Thread(target=blast, args=(running.port, 2000, 40_000))
+        sender.start()
+        until(lambda: len(complete(paths[0])) > len(before[paths[0]]))
+        time.sleep(kill % 7 / 200)
+        seen = {path: complete(path) for path in paths}
+        running.stop(signal.SIGKILL)
+        sender.join()
+        if kill % 10 == 0:  # as a power cut would leave it
+            for path in paths[0], paths[2]:
+                with open(path, "rb+") as log:
+                    log.truncate(max(path.stat().st_size - 3, 0))
+                seen[path] = seen[path][:-1]
+        server("--quiet", *options(*LOGS)).stop()
+        for path in paths:
+            now = readings(path)
+            assert now[:len(before[path])] == before[path]
+            assert len(now) >= len(seen[path])
+
+
+# strace makes the k-th such call on a log kill the server, or fail.
+CALLS = "openat,write,fsync,fdatasync,ftruncate,pwrite64,rename"
+SENT = [b"11.1,1.1", b"22.2,2.2", b"33.3,3.3", b"44.4,4.4"]
+
+
+def short_run(script, tmp_path, logs, inject=None):
+    """Run a server under strace for four batches; return it, what was seen on each log, and the trace."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    trace = tmp_path / "trace"
+    prefix = ["strace", "-f", "-o", trace, "-e", f"trace={CALLS}"]
+    for log in logs:
+        for end in ("", "-wal", "-shm", "-journal") if log.endswith(".db") else ("",):
+            prefix += ["-P", tmp_path / (log + end)]
+    if inject:
+        prefix += ["-e", f"inject={inject}"]
+    paths = [tmp_path / log for log in logs]
+    running = script("server", "--port", port, *options(*paths), prefix=prefix,
+                     setup="import server; server.RETRY = 0.05")
+    seen = {path: [] for path in paths}
+
+    def ready():
+        return running.process.poll() is not None or "listening" in running.err
+
+    until(ready)
+    for number, datagram in enumerate(SENT, 1):
+        if running.process.poll() is None:
+            send(port, datagram)
+        until(lambda: running.process.poll() is not None or all(len(complete(path)) >= number for path in paths))
+        for path in paths:
+            seen[path] = complete(path)
+    if running.process.poll() is None:
+        pid = int(subprocess.run(["pgrep", "-P", str(running.process.pid)], stdout=subprocess.PIPE, text=True,
+                                 check=True).stdout.split()[0])
+        os.kill(pid, signal.SIGTERM)
+        running.wait()
+    return running, seen, trace.read_text()
+
+
+def calls(trace):
+    """Return each call of a trace with its number among those of its name: ("write", 3)."""
+    found, numbers = [], {}
+    for name in re.findall(rf"^(?:\d+ +)?({CALLS.replace(',', '|')})\(", trace, re.MULTILINE):
+        numbers[name] = numbers.get(name, 0) + 1
+        found.append((name, numbers[name]))
+    return found
+
+
+@pytest.mark.parametrize("logs", [("a.txt", "a.csv"), pytest.param(LOGS, marks=pytest.mark.long)], ids=len)
+@pytest.mark.parametrize("fault", ["signal=KILL", "error=ENOSPC", "error=EIO"])
+def test_a_fault_at_every_call_on_a_log(script, server, tmp_path, fault, logs):
+    needs("strace", "pgrep")
+    sent = [datagram.decode() for datagram in SENT]
+    paths = [tmp_path / log for log in logs]
+    _, seen, trace = short_run(script, tmp_path, logs)
+    assert all(seen[path] and readings(path) == sent for path in paths)
+    every = calls(trace)
+    assert len(every) > 8
+    for name, k in every:
+        for path in tmp_path.glob("a.*"):
+            path.unlink()
+        running, seen, trace = short_run(script, tmp_path, logs, f"{name}:{fault}:when={k}")
+        said = f"{name} {k}: {running.err}"
+        if fault == "signal=KILL":
+            assert "killed by SIGKILL" in trace, said
+            assert server("--quiet", *options(*paths)).stop() == 0
+            for path in paths:
+                now = readings(path)
+                assert now == sent[:len(now)], said
+                assert len(now) >= len([line for line in seen[path] if line]), said
+        elif "listening" not in running.err:
+            assert re.search("server.py: error: cannot log to .*; ", running.err), said
+        else:
+            for path in paths:
+                assert readings(path) == sent, said
+            assert summary(running)[:2] == [4, 4], said
+            if "cannot write" in running.err:
+                assert running.err.count("cannot write") == running.err.count("all logs are written again") == 1, said
+
+
+def test_a_full_disk_that_is_given_room(script, tmp_path):
+    needs_namespaces()
+    (tmp_path / "disk").mkdir()
+    prefix = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs disk && exec "$@"', "sh"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = script("server", "--port", port, "--quiet", *options("disk/a.txt", "disk/a.csv"), prefix=prefix,
+                     setup="import server; server.RETRY = 0.1")
+    running.says("^listening")
+    blast(port, 20_000, 20_000)
+    running.says(r"^cannot write disk/a.(txt|csv) \(No space left on device\)")
+    assert running.err.count("cannot write") == 1, "said once"
+    inside = ["nsenter", "-t", str(running.process.pid), "-U", "-m", "--preserve-credentials"]
+    subprocess.run([*inside, "mount", "-o", "remount,size=8m", tmp_path / "disk"], check=True)
+    running.says("^all logs are written again")
+    copy = subprocess.run([*inside, "cat", tmp_path / "disk/a.txt", tmp_path / "disk/a.csv"], check=True,
+                          stdout=subprocess.PIPE, text=True)
+    assert running.stop() == 0
+    received, logged, *_, overflowed, dropped = summary(running)
+    assert received == logged == 20_000 - dropped and overflowed == 0
+    text, table = copy.stdout.split("time,client,name,humidity,temperature,n\n")
+    expected = [READINGS[k % len(READINGS)].decode() for k in range(20_000)]
+    if not dropped:
+        assert text.splitlines() == expected
+    assert [",".join(line.split(",")[3:5]) for line in table.splitlines()] == text.splitlines()
+
+
+def test_what_cannot_be_kept_is_counted(script, tmp_path):
+    needs_namespaces()
+    (tmp_path / "disk").mkdir()
+    prefix = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=4k tmpfs disk && exec "$@"', "sh"]
+    running = script("server", "--port", 0, "--quiet", "--log", "disk/a.txt", prefix=prefix,
+                     setup="import server; server.BACKLOG = 1000; server.RETRY = 0.1")
+    port = int(running.says(r"^listening on \S+:(\d+)")[1])
+    blast(port, 5000, 20_000)
+    running.says("^overflowed: cannot write disk/a.txt .*, and no more readings are kept")
+    assert running.stop() == 0
+    received, logged, _, _, overflowed, dropped = summary(running)
+    assert received == logged + overflowed == 5000 - dropped and logged < 1000 and overflowed > 4000
+
+
+def test_renamed_and_removed_under_load_each_reading_is_in_one_file(server, tmp_path):
+    running = server("--quiet")
+    sender = threading.Thread(target=blast, args=(running.port, 150_000, 50_000))
+    sender.start()
+    for turn in range(50):
+        for log in tmp_path / "datalog.txt", tmp_path / "datalog.csv":
+            until(lambda: log.exists() and log.stat().st_size > 100)
+            kept = tmp_path / f"{turn}{log.suffix}"
+            if turn % 2:
+                log.rename(kept)
+            else:
+                os.link(log, kept)  # so that what is removed can be counted
+                log.unlink()
+    sender.join()
+    settle(tmp_path / "datalog.csv")
+    assert running.stop() == 0
+    received, logged, *_, dropped = summary(running)
+    assert received == logged == 150_000 - dropped
+    for suffix in ".txt", ".csv":
+        files = list(tmp_path.glob(f"*{suffix}"))
+        assert len(files) == 51
+        assert sum(len(readings(path)) for path in files) == logged
+    for path in tmp_path.glob("*.csv"):
+        assert lines(path)[0] == "time,client,name,humidity,temperature,n"

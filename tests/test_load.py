@@ -1,0 +1,176 @@
+"""The server under load: what arrives is logged or told as dropped, and memory stays bounded."""
+
+import random
+import re
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from conftest import lines, send, until
+
+READINGS = [b"%d.%d,%d.%d" % (h, d, t, d) for h in range(30, 70) for t in range(10, 30) for d in range(10)]
+
+
+def blast(port, number, rate=None, host="127.0.0.1"):
+    """Send readings from one socket, `rate` a second or as fast as it goes."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        start = time.monotonic()
+        for k in range(number):
+            sock.sendto(READINGS[k % len(READINGS)], (host, port))
+            if rate and k % 100 == 99:
+                time.sleep(max(0.0, start + k / rate - time.monotonic()))
+
+
+def summary(running):
+    """Return what the server says at its end: received, logged, duplicates, refused, overflowed, dropped."""
+    return [int(n) for n in re.search(r"^received (\d+) = logged (\d+) \+ duplicates (\d+) \+ refused (\d+)"
+                                      r" \+ overflowed (\d+); dropped (\d+)$", running.err, re.MULTILINE).groups()]
+
+
+def settle(path):
+    """Wait until a log has not grown for half a second."""
+    seen = -1, 0.0
+
+    def settled():
+        nonlocal seen
+        size = path.stat().st_size
+        if size != seen[0]:
+            seen = size, time.monotonic()
+        return time.monotonic() - seen[1] > 0.5
+
+    until(settled, seconds=120)
+
+
+def test_a_burst_is_logged_or_told_as_dropped(server, tmp_path):
+    running = server("--quiet")
+    blast(running.port, 200_000)
+    settle(tmp_path / "datalog.csv")
+    assert running.stop() == 0
+    received, logged, _, _, _, dropped = summary(running)
+    assert received == logged == len(lines(tmp_path / "datalog.txt")) == len(lines(tmp_path / "datalog.csv")) - 1
+    assert logged + dropped == 200_000
+    with open("/proc/sys/net/core/rmem_max") as allowed:
+        if int(allowed.read()) >= 4 << 20:
+            assert dropped == 0
+
+
+def test_what_is_dropped_while_the_server_is_stopped_is_told_within_a_second(server, tmp_path):
+    running = server("--quiet", "--log", "a.txt")
+    sender = threading.Thread(target=blast, args=(running.port, 200_000, 100_000))
+    sender.start()
+    until(lambda: (tmp_path / "a.txt").stat().st_size)
+    running.process.send_signal(signal.SIGSTOP)
+    time.sleep(1)
+    running.process.send_signal(signal.SIGCONT)
+    continued = time.monotonic()
+    running.says("^dropped [1-9]")
+    assert time.monotonic() - continued < 2, "a second, and a busy machine"
+    sender.join()
+    settle(tmp_path / "a.txt")
+    time.sleep(1)
+    told = int(re.findall(r"^dropped (\d+) so far", running.err, re.MULTILINE)[-1])
+    assert running.stop() == 0
+    received, logged, _, _, _, dropped = summary(running)
+    assert told == dropped == 200_000 - logged > 0
+    assert received == logged == len(lines(tmp_path / "a.txt"))
+
+
+def resident(running):
+    with open(f"/proc/{running.process.pid}/status") as status:
+        return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) / 1024
+
+
+@pytest.mark.parametrize("number", [400_000, pytest.param(10_000_000, marks=pytest.mark.long)])
+def test_memory_is_flat(server, tmp_path, number):
+    running = server("--quiet", "--log", "a.txt")
+    blast(running.port, 100_000, 50_000)
+    settle(tmp_path / "a.txt")
+    before = resident(running)
+    blast(running.port, number - 100_000, 50_000)
+    settle(tmp_path / "a.txt")
+    after = resident(running)
+    print(f"resident after 100,000: {before:.1f} MiB, after {number:,}: {after:.1f} MiB")
+    assert after < before + 1
+
+
+@pytest.mark.parametrize("number", [30_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+def test_a_great_number_of_senders_is_bounded(server, tmp_path, number):
+    running = server("--quiet", "--log", "a.txt")
+    sizes = {}
+    for k in range(number):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind((f"127.{1 + (k >> 16)}.{k >> 8 & 255}.{k & 255}", 0))
+            sock.sendto(b"50.0,20.0", ("127.0.0.1", running.port))
+        if k in (15_000, number - 1):
+            settle(tmp_path / "a.txt")
+            sizes[k] = resident(running)
+    print(f"resident: {sizes}")
+    assert max(sizes.values()) - min(sizes.values()) < 1
+    assert running.stop() == 0
+    received, logged, *_, dropped = summary(running)
+    assert received == logged and logged + dropped == number
+    assert f"\nothers: {logged - 10_000} readings\n" in running.err
+    assert running.err.count("\n") < 100, "a summary that fits a screen"
+
+
+def test_good_readings_in_a_flood_of_garbage(server, tmp_path):
+    running = server("--quiet")
+    flooding = True
+
+    def flood():
+        dice = random.Random(1)
+        garbage = [dice.randbytes(dice.randint(1, 60)) for _ in range(999)]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect(("127.0.0.1", running.port))
+            while flooding:
+                for each in garbage:
+                    sock.send(each)
+
+    flooder = threading.Thread(target=flood)
+    flooder.start()
+    start = time.monotonic()
+    for number in range(100):
+        time.sleep(max(0.0, start + number * 0.1 - time.monotonic()))
+        send(running.port, b"%d.%d,20.0" % divmod(number, 10))
+    flooding = False
+    flooder.join()
+    settle(tmp_path / "datalog.csv")
+    assert running.stop() == 0
+    received, logged, _, refused, _, dropped = summary(running)
+    assert received == logged + refused and refused > 100_000
+    assert logged == len(lines(tmp_path / "datalog.txt")) >= 100 - dropped
+    assert logged == 100 or dropped
+    print(f"{refused:,} refused, {logged} logged, {dropped} dropped")
+    assert len(re.findall("^refused 127", running.err, re.MULTILINE)) <= 13, "about a line a second"
+
+
+def test_a_silent_sensor_and_its_return_are_said_once(server):
+    running = server(setup="import server; server.SILENT = 0.2")
+    for _ in range(2):
+        send(running.port, b"50.0,20.0", b"50.0,20.0", b"50.0,20.0")
+        running.says(r"^127.0.0.1 silent for \d+ s$")
+        send(running.port, b"50.0,20.0")
+        running.says("^127.0.0.1 is back$")
+        break
+    time.sleep(1.5)
+    assert running.err.count("is back") == 1
+
+
+def test_readable_while_it_is_written(server, tmp_path):
+    import sqlite3
+    running = server("--quiet", "--log", "a.db")
+    sender = threading.Thread(target=blast, args=(running.port, 60_000, 30_000))
+    sender.start()
+    reader = sqlite3.connect(tmp_path / "a.db", timeout=0)
+    counts = []
+    while sender.is_alive():
+        counts.append(reader.execute("SELECT count(*) FROM reading").fetchone()[0])
+        time.sleep(0.02)
+    sender.join()
+    assert len(set(counts)) > 20 and counts == sorted(counts)
+    assert running.stop() == 0
+    assert reader.execute("SELECT count(*) FROM reading").fetchone()[0] == summary(running)[1]
+    reader.close()
