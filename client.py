@@ -12,19 +12,27 @@
 A reading is sent as one UDP datagram, humidity,temperature. Exit code: 0 = stopped by Ctrl+C, SIGTERM or
 --count, 1 = could not start, 2 = usage.
 """
+
+from __future__ import annotations
+
 import math
 import signal
 import socket
 import sys
 import time
-from typing import Callable, Optional, Sequence, TypeVar
+from collections.abc import Callable, Sequence
+from contextlib import closing
 
 import console
 from console import Parser, Screen, say
 from datagram import PORT, resolve
-from dht_read import MIN_INTERVAL, NoReading, Sensor, add_sensor_options, open_sensor
+from dht_read import MIN_INTERVAL, OFF, NoReading, Sensor, add_sensor_options, open_sensor
 
-Result = TypeVar("Result")
+HUNG = 5  # failed polls in a row, after which a sensor may hang
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Stop:
@@ -42,7 +50,7 @@ class Stop:
         if self.open:
             raise KeyboardInterrupt
 
-    def during(self, call: Callable[..., Result], *args: object) -> Result:
+    def during(self, call: Callable[..., Any], *args: object) -> Any:
         """Return what `call` returns; raise KeyboardInterrupt as soon as asked to stop."""
         self.open = True
         try:
@@ -59,7 +67,7 @@ class Link:
     def __init__(self, host: str, port: int) -> None:
         self.host = host
         self.port = port
-        self.sock: Optional[socket.socket] = None
+        self.sock: socket.socket | None = None
         self.trouble = ""
 
     def connect(self) -> socket.socket:
@@ -108,17 +116,19 @@ def next_due(due: float, interval: float, now: float) -> float:
     return max(due + math.ceil((now - due) / interval) * interval, due + interval) if interval else now
 
 
-def run(sensor: Sensor, link: Link, interval: float, count: Optional[int], screen: Screen, stop: Stop) -> None:
+def run(sensor: Sensor, link: Link, interval: float, count: int | None, screen: Screen, stop: Stop) -> None:
     """Read, send, print, wait; until `count` readings are sent."""
     due = time.monotonic()
     failed = sent = 0
     while True:
         try:
-            reading = stop.during(sensor.read)
+            reading = stop.during(sensor.read, interval)
         except NoReading as error:
-            if not failed:
-                say(f"no reading: {error}; trying on")
             failed += 1
+            if failed == 1:
+                say(f"no reading: {error}; trying on")
+            if failed % HUNG == 0:
+                revive(sensor, failed, stop)
         else:
             if failed:
                 say(f"reading again, after {failed} failed")
@@ -130,6 +140,15 @@ def run(sensor: Sensor, link: Link, interval: float, count: Optional[int], scree
             return
         due = next_due(due, interval, time.monotonic())
         stop.during(time.sleep, max(0.0, due - time.monotonic()))
+
+
+def revive(sensor: Sensor, failed: int, stop: Stop) -> None:
+    """Switch a sensor off that seems to hang, if that can be done; the next read switches it on."""
+    if sensor.power:
+        say(f"{failed} polls failed: switching the sensor off and on")
+        stop.during(sensor.power.switch_off)
+    elif failed == HUNG:
+        say(f"{failed} polls failed: if the sensor hangs, take its power away for {OFF:g} s; --power-pin does that")
 
 
 def get_parser() -> Parser:
@@ -144,7 +163,7 @@ def get_parser() -> Parser:
     return parser
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Send readings until told to stop; return 0."""
     parser = get_parser()
     options = parser.parse_args(argv)
@@ -155,16 +174,16 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     stop = Stop()
     link = Link(options.server, options.port)
     try:
-        sensor = stop.during(open_sensor, parser, options)
-        try:
-            link.sock = stop.during(link.connect)
-        except socket.gaierror as error:
-            if error.errno == socket.EAI_NONAME:
-                parser.fail(f"no host {options.server!r} ({error.strerror}); give the name or address of the desktop")
-        except OSError:
-            pass  # said when the first reading cannot be sent
-        say(f"sending to {options.server}:{options.port} every {options.interval:g} s")
-        run(sensor, link, options.interval, options.count, Screen(None if options.quiet else sys.stdout), stop)
+        with closing(stop.during(open_sensor, parser, options)) as sensor:
+            try:
+                link.sock = stop.during(link.connect)
+            except socket.gaierror as error:
+                if error.errno == socket.EAI_NONAME:
+                    parser.fail(f"no host {options.server!r} ({error.strerror}); give the desktop's name or address")
+            except OSError:
+                pass  # said when the first reading cannot be sent
+            say(f"sending to {options.server}:{options.port} every {options.interval:g} s")
+            run(sensor, link, options.interval, options.count, Screen(None if options.quiet else sys.stdout), stop)
     except KeyboardInterrupt:
         pass
     say("closing socket")

@@ -1,11 +1,16 @@
 """What the scripts share at the terminal: options, errors of one line, and printing that never waits."""
+from __future__ import annotations
+
 import argparse
 import os
 import select
 import sys
-from typing import NoReturn, Optional, TextIO
 
 from datagram import PORT, VERSION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # here and in what the Pi runs: to import typing costs a tenth of the client's memory
+    from typing import NoReturn, TextIO
 
 CHUNK = 4096  # bytes; PIPE_BUF on Linux: a pipe that polls writable takes so much without blocking
 
@@ -13,9 +18,9 @@ CHUNK = 4096  # bytes; PIPE_BUF on Linux: a pipe that polls writable takes so mu
 class Parser(argparse.ArgumentParser):
     """A parser whose manual is the script's docstring and whose error is one line."""
 
-    def __init__(self, prog: str, manual: Optional[str]) -> None:
+    def __init__(self, prog: str, manual: str | None) -> None:
         super().__init__(prog=prog, description=manual, allow_abbrev=False,
-                         formatter_class=argparse.RawDescriptionHelpFormatter)
+                         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100))
         self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
 
     def error(self, message: str) -> NoReturn:
@@ -54,7 +59,7 @@ def seconds(text: str) -> float:
 class Screen:
     """stdout or stderr, written to only while its reader keeps up, so that it can never stop the logging."""
 
-    def __init__(self, stream: Optional[TextIO]) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         # A stream that was closed before the start is None; its number may be a log's by now.
         self.fd = stream.fileno() if stream else -1
 

@@ -7,15 +7,18 @@
 Each has `append(rows)`, which makes the rows readable, and `flush()`, which puts them on the disk. Both raise
 OSError, and have then undone what they began: append the same rows again, and no line is torn, none doubled.
 """
+from __future__ import annotations
+
 import errno
 import os
 import re
 import sqlite3
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from functools import lru_cache
 from io import FileIO
-from typing import IO, Callable, Dict, Iterator, NamedTuple, Sequence, Tuple, Type, Union
+from typing import IO, NamedTuple, Union
 
 from datagram import LIMIT, parse
 
@@ -25,7 +28,7 @@ except ImportError:  # Windows: there the port alone keeps a second server out
     fcntl = None  # type: ignore[assignment]
 
 # time (seconds since 1970), client (IP address), name, reading, n; name and n are empty for a plain reading
-Row = Tuple[float, str, str, str, str]
+Row = tuple[float, str, str, str, str]
 Warn = Callable[[str], None]
 
 LINE = 2 * LIMIT  # bytes; no line of ours is longer
@@ -37,8 +40,8 @@ class Format(NamedTuple):
     """What the lines of a log look like: whole, and torn by a power cut."""
 
     header: bytes
-    whole: "re.Pattern[bytes]"
-    torn: "re.Pattern[bytes]"
+    whole: re.Pattern[bytes]
+    torn: re.Pattern[bytes]
 
 
 TEXT = Format(b"", re.compile(READING),
@@ -241,4 +244,4 @@ class DbLog:
 
 
 Log = Union[TextLog, CsvLog, DbLog]
-LOGS: Dict[str, Type[Log]] = {".txt": TextLog, ".db": DbLog, ".csv": CsvLog}  # in the order in which they are written
+LOGS: dict[str, type[Log]] = {".txt": TextLog, ".db": DbLog, ".csv": CsvLog}  # in the order in which they are written

@@ -13,6 +13,9 @@
 A datagram is a reading: humidity in percent, temperature in degrees Celsius. The logs are appended to, never
 overwritten. Exit code: 0 = stopped by Ctrl+C, SIGTERM or --count, 1 = could not start, 2 = usage.
 """
+
+from __future__ import annotations
+
 import argparse
 import errno
 import os
@@ -23,7 +26,7 @@ import struct
 import sys
 import time
 from collections import Counter
-from typing import Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import console
 from console import Parser, Screen, say
@@ -33,6 +36,7 @@ from logs import LOGS, Log, Row
 RECEIVE_BUFFER = 4 << 20  # bytes asked of the kernel; Linux counts about 800 a datagram
 BATCH = 10_000  # datagrams received before they are written
 GATHER = 0.005  # seconds that a batch may gather under load
+BEHIND = 1500  # datagrams in a batch, at which there is no time to gather
 BACKLOG = 100_000  # readings kept while a log fails
 RETRY = 1.0  # seconds from one try of a failing log to the next
 SENDERS = 10_000  # remembered; what more there are is counted as `others`
@@ -40,14 +44,14 @@ SHOWN = 50  # in the summary at the end
 SILENT = 60.0  # seconds without a reading, and at least 5 intervals
 SO_MEMINFO, DROPS = 55, 8  # Linux 4.12: nine counters of a socket, the last of them its drops
 
-Datagram = Tuple[bytes, Tuple[str, int]]  # and where it came from
+Datagram = tuple[bytes, tuple[str, int]]  # and where it came from
 
 
 class Notices:
     """Warnings on stderr: at most a line a second of each kind, the first, with the number of the others."""
 
     def __init__(self) -> None:
-        self.first: Dict[str, str] = {}
+        self.first: dict[str, str] = {}
         self.number: Counter[str] = Counter()
         self.due = 0.0
 
@@ -91,17 +95,17 @@ class Sender:
 class Server:
     """A socket, the logs, and what is known of those who send."""
 
-    def __init__(self, sock: socket.socket, logs: Sequence[Log], count: Optional[int], screen: Screen) -> None:
+    def __init__(self, sock: socket.socket, logs: Sequence[Log], count: int | None, screen: Screen) -> None:
         self.sock = sock
         self.logs = logs
         self.count = count
         self.screen = screen
         self.received = self.logged = self.overflowed = self.dropped = 0
         self.refused: Counter[str] = Counter()
-        self.senders: Dict[str, Sender] = {}
-        self.batch: List[Row] = []  # being written: the first `written` logs have it
+        self.senders: dict[str, Sender] = {}
+        self.batch: list[Row] = []  # being written: the first `written` logs have it
         self.written = 0
-        self.later: List[Row] = []  # what waits until every log has the batch
+        self.later: list[Row] = []  # what waits until every log has the batch
         self.failing = ""  # the log that fails, and why
         self.retry = 0.0  # when it is tried again (monotonic)
         self.notices = Notices()
@@ -133,16 +137,16 @@ class Server:
         sources = [self.sock, stop] if self.room() else [stop]
         if stop in select.select(sources, [], [], 1.0)[0]:
             return False
-        if self.load > 0:
+        if 0 < self.load < BEHIND:
             time.sleep(min(self.gather, self.load * GATHER / 20))
         return True
 
-    def receive(self) -> List[Datagram]:
+    def receive(self) -> list[Datagram]:
         """Return all datagrams that wait in the socket."""
-        batch: List[Datagram] = []
-        room, receive = self.room(), self.sock.recvfrom
+        batch: list[Datagram] = []
+        receive = self.sock.recvfrom
         try:
-            while len(batch) < room:
+            for _ in range(self.room()):
                 batch.append(receive(LIMIT + 1))
         except BlockingIOError:
             pass
@@ -156,10 +160,10 @@ class Server:
         self.received += len(batch)
         return batch
 
-    def check(self, batch: Sequence[Datagram]) -> List[Row]:
+    def check(self, batch: Sequence[Datagram]) -> list[Row]:
         """Return a row for each datagram that is a reading; refuse the others."""
         now = time.time()
-        rows: List[Row] = []
+        rows: list[Row] = []
         for datagram, peer in batch:
             address = peer[0].removeprefix("::ffff:")  # how a socket for both shows IPv4
             try:
@@ -170,7 +174,7 @@ class Server:
                 self.notices.add("refused %s: %s: %.60a", address, error, datagram)
         return rows
 
-    def append(self, rows: Sequence[Row]) -> List[Row]:
+    def append(self, rows: Sequence[Row]) -> list[Row]:
         """Append rows to each log in turn; return those that are now in all of them.
 
         While a log fails they wait, and later ones behind them, so that every log gets each row once, in order.
@@ -180,7 +184,7 @@ class Server:
             self.overflowed += len(rows) - fit
             self.notices.add("overflowed: %s, and no more readings are kept", self.failing)
         self.later += rows[:fit]
-        logged: List[Row] = []
+        logged: list[Row] = []
         if self.failing and time.monotonic() < self.retry:
             return logged
         try:
@@ -258,14 +262,14 @@ class Server:
             say(f"and {len(senders) - SHOWN} more: {sum(sender.readings for _, sender in senders[SHOWN:])} readings")
 
 
-def drops(sock: socket.socket) -> Optional[int]:
+def drops(sock: socket.socket) -> int | None:
     """Return how many datagrams the kernel has dropped at this socket, None where it does not tell."""
     if not sys.platform.startswith("linux"):
         return None
     return int(struct.unpack("9I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[DROPS])
 
 
-def listen(host: Optional[str], port: int) -> socket.socket:
+def listen(host: str | None, port: int) -> socket.socket:
     """Return a socket bound to `host`, or to every interface, IPv4 and IPv6; raise OSError."""
     if host is None:
         try:
@@ -276,7 +280,7 @@ def listen(host: Optional[str], port: int) -> socket.socket:
     return bind(*resolve(host or "0.0.0.0", port))
 
 
-def bind(family: int, address: Tuple[object, ...]) -> socket.socket:
+def bind(family: int, address: tuple[object, ...]) -> socket.socket:
     # Never SO_REUSEADDR: on Linux a second server would silently take every datagram of the first.
     sock = socket.socket(family, socket.SOCK_DGRAM)
     if family == socket.AF_INET6:
@@ -334,7 +338,7 @@ def get_parser() -> Parser:
     return parser
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Serve until told to stop; return 0."""
     parser = get_parser()
     options = parser.parse_args(argv)
@@ -348,7 +352,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                   errno.EACCES: "ports below 1024 are the system's; give another --port",
                   }.get(error.errno or 0, "give an address of this machine as --host")
         parser.fail(f"cannot listen on {options.host or 'port'} {options.port} ({error.strerror}); {remedy}")
-    logs: List[Log] = []
+    logs: list[Log] = []
     for ending in (ending for ending in LOGS if ending in paths):
         try:
             logs.append(LOGS[ending](paths[ending], say))

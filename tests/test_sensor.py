@@ -1,0 +1,382 @@
+"""The sensor as the field knows it, against fakes of what stands at the edge: packages, pins and the clock."""
+import random
+import sys
+import types
+
+import pytest
+
+import dht_read
+from dht_read import Driver, NoDriver, NoReading, Sensor
+
+
+class Clock:
+    """A clock that only sleeping moves; `read` takes what a read takes."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(dht_read, "time", clock)
+    return clock
+
+
+class Playing:
+    """A driver that plays values, None for a failed read, and notes when it was asked."""
+
+    def __init__(self, clock, values, takes=0.03, tries=1):
+        self.clock = clock
+        self.values = iter(values)
+        self.asked = []
+        self.takes = takes
+        self.driver = Driver("fake", "", self.read, tries, dht_read.MIN_INTERVAL)
+
+    def read(self):
+        self.asked.append(self.clock.now)
+        self.clock.now += self.takes
+        values = next(self.values, None)
+        if values is None:
+            raise RuntimeError("no answer")
+        return values
+
+
+def readings(sensor, polls, interval=2.0):
+    """Return what each poll gives, None for no reading."""
+    found = []
+    for _ in range(polls):
+        try:
+            found.append(sensor.read(interval))
+        except NoReading:
+            found.append(None)
+    return found
+
+
+A, B, NEAR, FAR = (50.0, 20.0), (50.4, 20.1), (70.0, 25.0), (25.0, 10.0)
+
+
+@pytest.mark.parametrize("values, polled", [
+    ([A, B, B], ["50.4,20.1", "50.4,20.1"]),  # the first is confirmed by the next
+    ([A, NEAR], ["70.0,25.0"]),  # agrees: 20 % and 5 °C
+    ([A, None, B], ["50.4,20.1"]),  # a failed one counts
+    ([FAR, A, B], ["50.4,20.1"]),  # a glitch as the very first
+    ([A, None, None, B, B], [None, "50.4,20.1"]),
+    ([A, FAR, (99.0, -9.0), B, B], [None, "50.4,20.1"]),  # no two agree
+    ([None, A, B], [None, "50.4,20.1"]),
+    ([A, A, FAR, A, A], ["50.0,20.0", "50.0,20.0", "50.0,20.0"]),  # a glitch
+    ([A, A, FAR, FAR, FAR], ["50.0,20.0", "25.0,10.0", "25.0,10.0"]),  # a step
+    ([A, A, (0.0, 0.0), A], ["50.0,20.0", None, "50.0,20.0"]),
+    ([A, A, (0.04, -0.04), A], ["50.0,20.0", None, "50.0,20.0"]),
+    ([A, A, (3303.0, 20.0), A], ["50.0,20.0", None, "50.0,20.0"]),
+    ([A, A, (float("nan"), 20.0), A], ["50.0,20.0", None, "50.0,20.0"]),
+    ([(0.0, 5.0), (0.0, 5.0)], ["0.0,5.0"]),
+    ([(5.0, 0.0), (5.0, 0.0)], ["5.0,0.0"]),
+])
+def test_what_is_sent(clock, values, polled):
+    assert readings(Sensor(Playing(clock, values).driver), len(polled)) == polled
+
+
+def test_glitches_are_not_sent_and_steps_are_kept(clock):
+    """10,000 true readings, 0.5 % of the reads damaged, reads failing in streaks, five steps."""
+    dice = random.Random(4)
+    steps = {2000: (-25, -8), 4000: (25, 8), 5000: (30, 12), 5300: (-30, -12), 8000: (0, 7)}
+    truth = {}
+    humidity, temperature, failing = 50.0, 21.0, False
+    poll = 0
+    glitches = 0
+
+    def glitch(humidity, temperature):
+        return dice.choice([(humidity / 2, temperature / 2), (min(humidity * 2, 99), temperature * 2), (0.0, 0.0),
+                            (3303.0, 20.0), (humidity, -45.0), (humidity, temperature + 25.6),
+                            (humidity - 25.6, temperature)])
+
+    def read():
+        nonlocal failing, glitches
+        failing = dice.random() < (0.4 if failing else 0.05)
+        if failing:
+            raise RuntimeError("no answer")
+        if dice.random() < 0.005 or not truth:
+            glitches += 1
+            truth.setdefault(poll, None)
+            return glitch(humidity, temperature)
+        now = round(humidity + dice.gauss(0, 0.1), 1), round(temperature + dice.gauss(0, 0.1), 1)
+        truth[poll] = dht_read.format(*now)
+        return now
+
+    sensor = Sensor(Driver("fake", "", read, 1, 2.0))
+    sent = {}
+    lost = 0
+    for poll in range(10_000):
+        dry, warm = steps.get(poll, (0, 0))
+        humidity += dry + dice.gauss(0, 0.01)
+        temperature += warm + dice.gauss(0, 0.005)
+        truth[poll] = truth.get(poll)
+        try:
+            sent[poll] = sensor.read(2.0)
+        except NoReading:
+            lost += truth[poll] is not None
+    assert glitches > 40
+    for number, reading in sent.items():
+        assert reading == truth[number], "what is sent is a true reading of this poll"
+    for step in steps:
+        read_since = [poll for poll in range(step, step + 20) if truth[poll]]
+        assert set(read_since[:2]) & set(sent), "a step is late by one poll at most"
+    assert lost <= 5, "only where a read to be confirmed was followed by two failed ones"
+
+
+@pytest.mark.parametrize("interval, reads", [(2.0, 1), (5.0, 1), (6.0, 2), (60.0, 2)])
+def test_the_value_is_from_a_new_measurement(clock, interval, reads):
+    """The sensor answers with its previous measurement, as the real one does."""
+    previous = clock.now
+    driver = Playing(clock, [])
+
+    def read():
+        nonlocal previous
+        driver.asked.append(clock.now)
+        measured, previous = previous, clock.now
+        clock.now += driver.takes
+        ages.append(clock.now - measured)
+        return 50.0, 20.0
+
+    ages = []
+    sensor = Sensor(Driver("fake", "", read, 1, 2.0))
+    sensor.read(interval)
+    clock.now += 600
+    for _ in range(5):
+        clock.now += interval
+        driver.asked.clear()
+        sensor.read(interval)
+        assert len(driver.asked) == reads
+        if interval > 5:
+            assert ages[-1] < 3
+        assert all(later - earlier >= 2 for earlier, later in zip(driver.asked, driver.asked[1:]))
+
+
+def test_tries_are_two_seconds_apart(clock):
+    driver = Playing(clock, [A, None, None, B, B, B], tries=3)
+    sensor = Sensor(driver.driver)
+    assert readings(sensor, 3) == ["50.4,20.1"] * 3
+    assert len(driver.asked) == 6
+    assert all(later - earlier >= 2 for earlier, later in zip(driver.asked, driver.asked[1:]))
+
+
+class Recording(types.ModuleType):
+    """A module that notes what is done to it."""
+
+    def __init__(self, name, calls, **members):
+        super().__init__(name)
+        self.__dict__.update(members)
+        self.calls = calls
+
+
+@pytest.fixture
+def circuitpython(monkeypatch):
+    calls = []
+
+    class DHT22:
+        def __init__(self, pin, use_pulseio):
+            calls.append(("DHT22", pin, use_pulseio))
+
+        humidity, temperature = 50.0, 20.0
+
+        def exit(self):
+            calls.append(("exit",))
+
+    monkeypatch.setitem(sys.modules, "adafruit_dht", Recording("adafruit_dht", calls, DHT22=DHT22, DHT11=DHT22))
+    monkeypatch.setitem(sys.modules, "board", Recording("board", calls, D11="pin 11", D4="pin 4"))
+    return calls
+
+
+@pytest.fixture
+def adafruit(monkeypatch):
+    calls = []
+
+    def read_retry(sensor, pin, retries, delay_seconds, platform=None):
+        calls.append((sensor, pin, retries, platform))
+        return 65.19999694824219, 25.0
+
+    fake = Recording("Adafruit_DHT", calls, DHT11=11, DHT22=22, AM2302=22, read_retry=read_retry)
+    monkeypatch.setitem(sys.modules, "Adafruit_DHT", fake)
+    return fake
+
+
+@pytest.fixture
+def iio(monkeypatch, tmp_path):
+    (tmp_path / "iio:device0").mkdir()
+    (tmp_path / "iio:device0" / "name").write_text("dht11@b\n")
+    monkeypatch.setattr(dht_read, "IIO_DEVICES", str(tmp_path / "iio:device*"))
+    return tmp_path / "iio:device0"
+
+
+def test_auto_takes_the_first_that_can_be_used(iio, adafruit, circuitpython, monkeypatch):
+    assert dht_read.open_driver("auto", "DHT22", 11).name == "iio"
+    (iio / "name").unlink()
+    assert dht_read.open_driver("auto", "DHT22", 11).name == "adafruit"
+    monkeypatch.setitem(sys.modules, "Adafruit_DHT", None)
+    assert dht_read.open_driver("auto", "DHT22", 11).name == "circuitpython"
+    monkeypatch.setitem(sys.modules, "adafruit_dht", None)
+    with pytest.raises(NoDriver, match="iio: .*; adafruit: .*; circuitpython: .*sudo dtoverlay dht11 gpiopin=11"):
+        dht_read.open_driver("auto", "DHT22", 11)
+
+
+def test_an_explicit_driver_never_falls_back(iio, circuitpython):
+    with pytest.raises(NoDriver, match="^adafruit: Adafruit_DHT is not installed"):
+        dht_read.open_driver("adafruit", "DHT22", 11)
+
+
+def test_circuitpython_has_one_object_and_leaves_it(circuitpython, clock):
+    sensor = Sensor(dht_read.open_driver("circuitpython", "AM2302", 11))
+    assert readings(sensor, 3) == ["50.0,20.0"] * 3
+    sensor.close()
+    assert circuitpython == [("DHT22", "pin 11", False), ("exit",)]
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("Board not supported"), RuntimeError("Cannot determine SOC"),
+                                   ValueError("no such pin"), Exception("'GPIO busy'")])
+def test_what_blinka_raises_is_one_line(circuitpython, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(sys.modules["adafruit_dht"], "DHT22", fail)
+    with pytest.raises(NoDriver, match=f"^circuitpython: adafruit_dht: {error}"):
+        dht_read.open_driver("circuitpython", "DHT22", 11)
+    with pytest.raises(NoDriver, match="no attribute 'D5'"):
+        dht_read.open_driver("circuitpython", "DHT22", 5)
+
+
+@pytest.mark.parametrize("gpiomem", [True, False])
+def test_adafruit_on_a_platform_that_it_does_not_know(adafruit, clock, monkeypatch, tmp_path, gpiomem):
+    def get_platform():
+        raise RuntimeError("Unknown platform.")
+
+    adafruit.__path__ = []
+    adafruit.Raspberry_Pi_2 = "the explicit one"
+    monkeypatch.setitem(sys.modules, "Adafruit_DHT.common", Recording("common", [], get_platform=get_platform))
+    monkeypatch.setattr(dht_read, "GPIOMEM", str(tmp_path if gpiomem else tmp_path / "none"))
+    if not gpiomem:
+        with pytest.raises(NoDriver, match="Unknown platform"):
+            dht_read.open_driver("adafruit", "DHT22", 11)
+        return
+    assert Sensor(dht_read.open_driver("adafruit", "DHT22", 11)).read() == "65.2,25.0"
+    assert set(adafruit.calls) == {(22, 11, 3, "the explicit one")}
+
+
+FAKE_GPIO = '''
+import time
+BCM, OUT, HIGH, LOW = "BCM", "OUT", "HIGH", "LOW"
+start = time.monotonic()
+def note(*call):
+    print(round(time.monotonic() - start, 1), *call, file=open("gpio", "a"))
+def setwarnings(on): note("warnings", on)
+def setmode(mode): note("mode", mode)
+def setup(pin, direction, initial): note("setup", pin, direction, initial)
+def output(pin, level): note("output", pin, level)
+def cleanup(pin): note("cleanup", pin)
+'''
+SCALED = "import dht_read; dht_read.MIN_INTERVAL = 0.2; dht_read.OFF = 0.5"
+
+
+@pytest.fixture
+def hung(tmp_path):
+    """Return the folder of a fake RPi.GPIO and of an Adafruit_DHT that gives nothing until it was switched off."""
+    (tmp_path / "fake" / "RPi").mkdir(parents=True)
+    (tmp_path / "fake" / "RPi" / "__init__.py").touch()
+    (tmp_path / "fake" / "RPi" / "GPIO.py").write_text(FAKE_GPIO)
+    (tmp_path / "fake" / "Adafruit_DHT.py").write_text('''
+DHT22 = 22
+def read_retry(*args, **keywords):
+    try:
+        off = open("gpio").read().count("output 4 LOW")
+    except OSError:
+        off = 0
+    return (50.0, 20.0) if off else (None, None)
+''')
+    return tmp_path / "fake"
+
+
+def test_a_hung_sensor_is_switched_off_and_on(script, tmp_path, hung):
+    running = script("client", "127.0.0.1", "--driver", "adafruit", "--interval", 0.2, "--power-pin", 4,
+                     setup=SCALED, path=[hung])
+    running.says("^5 polls failed: switching the sensor off and on$")
+    running.says("^reading again, after 5 failed$")
+    assert running.stop() == 0
+    calls = [line.split(" ", 1) for line in (tmp_path / "gpio").read_text().splitlines()]
+    assert [call for _, call in calls] == [
+        "warnings False", "mode BCM", "setup 4 OUT LOW", "output 4 HIGH", "output 4 LOW", "output 4 HIGH", "cleanup 4"]
+    off, on = float(calls[4][0]), float(calls[5][0])
+    assert on - off >= 0.5
+
+
+def test_without_a_power_pin_the_remedy_is_said_once(script, hung):
+    running = script("client", "127.0.0.1", "--driver", "adafruit", "--interval", 0.2, setup=SCALED, path=[hung])
+    running.says("^5 polls failed: if the sensor hangs, take its power away for .* s; --power-pin does that$")
+    assert running.stop() == 0
+    assert running.err.count("polls failed") == 1
+
+
+def test_gpio_is_cleaned_up_when_stopped_while_switched_off(script, tmp_path, hung):
+    running = script("client", "127.0.0.1", "--driver", "adafruit", "--interval", 0.2, "--power-pin", 4,
+                     setup=SCALED.replace("0.5", "60"), path=[hung])
+    running.says("switching the sensor off and on")
+    assert running.stop() == 0
+    assert (tmp_path / "gpio").read_text().endswith(" cleanup 4\n")
+
+
+def test_power_pin_without_the_package(script):
+    running = script("client", "127.0.0.1", "--driver", "simulated", "--power-pin", 4)
+    assert running.wait() == 1
+    assert running.err.startswith("client.py: error: ") and "RPi.GPIO, for --power-pin: " in running.err
+
+
+@pytest.mark.parametrize("failure, hint", [
+    ("try 1: no answer on GPIO11, or a damaged one, 3 times", "no answer: look at power (3V3)"),
+    ("try 1: no answer on GPIO11, or a damaged one, 3 times", "damaged answers: the pull-up"),
+    ("try 1: [Errno 110] Connection timed out", "no answer: look at power (3V3)"),
+    ("try 1: [Errno 5] Input/output error", "damaged answers: the pull-up"),
+    ("try 1: Checksum did not validate. Try again.", "damaged answers: the pull-up"),
+    ("try 1: DHT sensor not found, check wiring", "no answer: look at power (3V3)"),
+    ("try 1: Error accessing GPIO.", "permission: sudo usermod -aG gpio"),
+    ("try 1: [Errno 13] Permission denied: '/sys/...'", "permission: sudo usermod -aG gpio"),
+    ("try 1: Unknown platform.", "sudo dtoverlay dht11 gpiopin=11 now"),
+])
+def test_dht_read_tells_a_beginner_what_to_look_at(failure, hint):
+    assert any(hint in line for line in dht_read.hints(failure))
+
+
+MACHINES = {  # sys_platform, platform_machine: is Adafruit_DHT installed there?
+    ("linux", "armv6l"): True,  # Pi Zero, Pi 1
+    ("linux", "armv7l"): True,  # Pi 2 and later, 32 bit
+    ("linux", "aarch64"): False,  # 64 bit, or a 32-bit system on a 64-bit kernel
+    ("linux", "x86_64"): False,
+    ("darwin", "arm64"): False,
+    ("darwin", "x86_64"): False,
+    ("win32", "AMD64"): False,
+}
+
+
+@pytest.mark.parametrize("machine, installed", MACHINES.items())
+def test_requirements_are_for_32_bit_raspberry_pi_os(machine, installed):
+    from packaging.requirements import Requirement
+
+    from conftest import ROOT
+    wanted = [Requirement(line) for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    assert [each.name for each in wanted] == ["Adafruit_DHT", "RPi.GPIO"]
+    for each in wanted:
+        assert each.marker.evaluate({"sys_platform": machine[0], "platform_machine": machine[1]}) == installed
+
+
+def test_requirements_install_nothing_on_a_desktop(tmp_path):
+    import subprocess
+
+    from conftest import ROOT
+    done = subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--target", tmp_path / "there", "-r",
+                           ROOT / "requirements.txt"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "there").exists() or not list((tmp_path / "there").iterdir())
