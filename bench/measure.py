@@ -13,17 +13,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Optional
 
 ROOT = Path(__file__).resolve().parent.parent
 RECEIVER, SENDER = 0, 1  # the two cores
 PATIENCE = 10.0  # seconds for a process to start or to end
 SETTLED = 1.0  # seconds without a new reading: what is missing then is lost
 
-Sample = Dict[str, float]  # what one run of one peer gave
+Sample = dict[str, float]  # what one run of one peer gave
 
 
-def pinned(core: int, *command: object) -> List[str]:
+def pinned(core: int, *command: object) -> list[str]:
     """Return the command line that runs command on core alone."""
     return ["taskset", "-c", str(core), *map(str, command)]
 
@@ -101,9 +101,9 @@ def machine() -> str:
             f"Linux {platform.release()}, Python {platform.python_version()}")
 
 
-def take_turns(peers: Sequence[Any], runs: int, sample: Callable[[Any], Sample]) -> Dict[str, List[Sample]]:
+def take_turns(peers: Sequence[Any], runs: int, sample: Callable[[Any], Sample]) -> dict[str, list[Sample]]:
     """Return the samples of each peer, by its name: a run of all of them, then the next."""
-    samples: Dict[str, List[Sample]] = {peer.name: [] for peer in peers}
+    samples: dict[str, list[Sample]] = {peer.name: [] for peer in peers}
     for run in range(runs):
         for peer in peers:
             print(f"run {run + 1} of {runs}: {peer.name}", file=sys.stderr)
@@ -120,7 +120,7 @@ def ratio(samples: Sequence[Sample], others: Sequence[Sample], key: str) -> floa
     return statistics.median(one[key] / other[key] for one, other in zip(samples, others))
 
 
-def table(*rows: List[str]) -> str:
+def table(*rows: list[str]) -> str:
     """Return a Markdown table; the first row is its head."""
     rule = ["---"] + ["---:"] * (len(rows[0]) - 1)
     return "\n".join(f'| {" | ".join(row)} |' for row in (rows[0], rule, *rows[1:]))

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import List, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 import measure
 
@@ -39,7 +39,7 @@ CLIENTS = (
 )
 
 
-def sample(client: Client, python: List[str], seconds: float) -> measure.Sample:
+def sample(client: Client, python: list[str], seconds: float) -> measure.Sample:
     """Let client poll for a while; return its CPU µs a poll and its peak memory."""
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), measure.free_port()
@@ -63,12 +63,12 @@ def sample(client: Client, python: List[str], seconds: float) -> measure.Sample:
                 return {"cpu": used / polls * 1e6, "peak": measure.peak(pid)}
 
 
-def compare(python: List[str], runs: int, seconds: float) -> str:
+def compare(python: list[str], runs: int, seconds: float) -> str:
     """Measure all clients in turn, runs times; return the table and what it was measured on."""
     machine = measure.machine()
     samples = measure.take_turns(CLIENTS, runs, lambda client: sample(client, python, seconds))
 
-    def row(client: Client) -> List[str]:
+    def row(client: Client) -> list[str]:
         own, least = samples[client.name], samples[CLIENTS[0].name]
         cpu, peak = measure.median(own, "cpu"), measure.median(own, "peak")
         return [client.name, f"{cpu:.0f}", f"{cpu - measure.median(least, 'cpu'):.0f}",

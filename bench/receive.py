@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional
 
 import measure
 
@@ -60,7 +60,7 @@ def build(folder: Path) -> None:
         subprocess.run(["cc", "-O2", "-o", folder / name, measure.ROOT / "bench" / f"{name}.c"], check=True)
 
 
-def latencies(port: int, log: Path, probes: int) -> List[float]:
+def latencies(port: int, log: Path, probes: int) -> list[float]:
     """Return, sorted, the µs from sendto to the line being readable in log, at 100 readings a second."""
     times = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, log.open("rb", buffering=0) as file:
@@ -84,7 +84,7 @@ def sample(peer: Peer, tools: Path, count: int, probes: int) -> measure.Sample:
                  "folder": folder, "port": port, "log": log}
         (folder / "config").write_text(peer.config.format(**words))
 
-        def load(count: int, rate: int) -> Tuple[float, int]:
+        def load(count: int, rate: int) -> tuple[float, int]:
             """Send; return the CPU seconds of the peer and the number of readings that its log lacks."""
             before, start = measure.cpu(pid), log.stat().st_size if log.exists() else 0
             sender = measure.pinned(measure.SENDER, tools / "send", port, count, rate)
@@ -119,7 +119,7 @@ def compare(peers: Sequence[Peer], runs: int, count: int, probes: int) -> str:
         build(tools)
         samples = measure.take_turns(installed, runs, lambda peer: sample(peer, tools, count, probes))
 
-    def row(peer: Peer) -> List[str]:
+    def row(peer: Peer) -> list[str]:
         if peer not in installed:
             return [peer.name, "not installed", *[""] * (len(head) - 2)]
         own, ours = samples[peer.name], samples[peers[0].name]

@@ -124,7 +124,7 @@ def test_server_logs_the_good_and_counts_the_bad(server, tmp_path):
     assert [",".join(row.split(",")[3:5]) for row in lines(tmp_path / "datalog.csv")[1:]] == expected
     total = len(expected) + len(NOT_READINGS)
     assert f"received {total} = logged {len(expected)} + duplicates 0 + refused {len(NOT_READINGS)} " in running.err
-    assert re.search("^refused 127.0.0.1: .*: '", running.err, re.MULTILINE)
+    assert re.search("^refused 127.0.0.1: .*: b'", running.err, re.MULTILINE)
     assert running.err.count("refused 127.0.0.1") < 20, "one line a second of each kind"
 
 

@@ -76,7 +76,7 @@ def test_a_client_goes_on_when_the_server_is_back_and_each_address_is_told_apart
 @pytest.mark.parametrize("argv, code, error", [
     (["--port", "70000"], 2, "'70000' is no port"),
     (["--port", "http"], 2, "'http' is no port"),
-    (["--log", "datalog.json"], 2, "'datalog.json' does not end in .txt, .csv"),
+    (["--log", "datalog.json"], 2, "'datalog.json' does not end in .txt, .db, .csv"),
     (["--log", "a.txt", "--log", "b.txt"], 2, "two logs end alike"),
     (["--count", "0"], 2, "'0' is no count"),
     (["--logs", "a.txt"], 2, "unrecognized arguments"),
