@@ -10,47 +10,29 @@ OSError, and have then undone what they began: append the same rows again, and n
 from __future__ import annotations
 
 import errno
-import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import lru_cache
-from io import FileIO
-from typing import IO, NamedTuple, Union
+from typing import Union
 
-from datagram import LIMIT, parse
-
-try:
-    import fcntl
-except ImportError:  # Windows: there the port alone keeps a second server out
-    fcntl = None  # type: ignore[assignment]
+from datagram import parse
+from linefile import LineFile, Warn, lock, was_moved
 
 # time (seconds since 1970), client (IP address), name, reading, n; name and n are empty for a plain reading
 Row = tuple[float, str, str, str, str]
-Warn = Callable[[str], None]
 
-LINE = 2 * LIMIT  # bytes; no line of ours is longer
 READING = rb"[0-9]{1,3}\.[0-9],-?[0-9]{1,2}\.[0-9]"
+TEXT_WHOLE = re.compile(READING)
+TEXT_TORN = re.compile(rb"-?[0-9]{0,3}(\.[0-9]{0,20})?(,(-?[0-9]{0,3}(\.[0-9]{0,20})?)?)?")
+CSV_HEADER = b"time,client,name,humidity,temperature,n\n"
+CSV_WHOLE = re.compile(rb"[0-9T:.-]{23}Z,[0-9a-f:.]{2,45},(,%b,|[A-Za-z0-9._-]{1,32},%b,[0-9]{16})"
+                       % (READING, READING))
+CSV_TORN = re.compile(rb"[0-9TZ:.-]{0,24}(,[0-9a-f:.]{0,45}(,[A-Za-z0-9._-]{0,32}"
+                      rb"(,[0-9.]{0,5}(,[0-9.-]{0,5}(,[0-9]{0,16})?)?)?)?)?")
 DB_COLUMNS = ["time", "client", "name", "humidity", "temperature", "n"]
-
-
-class Format(NamedTuple):
-    """What the lines of a log look like: whole, and torn by a power cut."""
-
-    header: bytes
-    whole: re.Pattern[bytes]
-    torn: re.Pattern[bytes]
-
-
-TEXT = Format(b"", re.compile(READING),
-              re.compile(rb"-?[0-9]{0,3}(\.[0-9]{0,20})?(,(-?[0-9]{0,3}(\.[0-9]{0,20})?)?)?"))
-CSV = Format(b"time,client,name,humidity,temperature,n\n",
-             re.compile(rb"[0-9T:.-]{23}Z,[0-9a-f:.]{2,45},(,%b,|[A-Za-z0-9._-]{1,32},%b,[0-9]{16})"
-                        % (READING, READING)),
-             re.compile(rb"[0-9TZ:.-]{0,24}(,[0-9a-f:.]{0,45}(,[A-Za-z0-9._-]{0,32}"
-                        rb"(,[0-9.]{0,5}(,[0-9.-]{0,5}(,[0-9]{0,16})?)?)?)?)?"))
 
 
 def is_reading(line: bytes) -> bool:
@@ -61,115 +43,10 @@ def is_reading(line: bytes) -> bool:
         return False
 
 
-def lock(file: IO[bytes]) -> None:
-    """Keep other servers out of a log, not its readers; raise OSError if there is one already."""
-    try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OSError(errno.EBUSY, "another server logs to it") from None
-
-
-def was_moved(path: str, file: IO[bytes]) -> bool:
-    """Tell whether `file` is no longer what is found at `path`: renamed or removed."""
-    try:
-        return not os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return True
-
-
 @lru_cache(maxsize=64)  # the plain readings of a batch share their time
 def rfc3339(time: float) -> str:
     """Return `time` in UTC to the millisecond, as 2026-11-21T10:00:02.123Z."""
     return datetime.fromtimestamp(time, timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
-
-
-class LineFile:
-    """A file that is only appended to, whole lines at a time, and made anew after it was renamed or removed."""
-
-    def __init__(self, path: str, lines: Format, warn: Warn) -> None:
-        self.path = path
-        self.lines = lines
-        self.warn = warn
-        self.before = 0  # the size before the last append
-        self.undone = True  # unless that append failed and could not be cut off
-        self.file = self.open()
-        self.append(b"")  # an empty file gets its header
-
-    def open(self) -> FileIO:
-        """Open the file, make it when missing; refuse one that is not ours or that another server has."""
-        file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
-        try:
-            lock(file)
-            self.mend(file)
-        except OSError:
-            file.close()
-            raise
-        return file
-
-    def mend(self, file: FileIO) -> None:
-        """Complete or cut off a torn last line; raise OSError, the file untouched, if it is no log of ours."""
-        size = end = file.seek(0, os.SEEK_END)
-        block = b""
-        while end and not block:  # a power cut can leave NULs at the end
-            start = max(0, end - LINE)
-            file.seek(start)
-            block = file.read(end - start).rstrip(b"\0")
-            end = start + len(block)
-        *lines, torn = block.split(b"\n")
-        file.seek(0)
-        first = file.read(LINE)
-        if lines and not first.startswith(self.lines.header):
-            raise OSError(errno.EINVAL, f"its first line is not {self.lines.header.decode().strip()}")
-        for line in [first.split(b"\n")[0], lines[-1]] if lines else []:
-            if not (self.lines.whole.fullmatch(line) or line + b"\n" == self.lines.header or is_reading(line)):
-                raise OSError(errno.EINVAL, f"no log of readings: a line in it is {ascii(line[:60])[1:]}")
-        complete = self.lines.whole.fullmatch(torn)
-        if not (complete or self.lines.torn.fullmatch(torn) or (not lines and self.lines.header.startswith(torn))):
-            raise OSError(errno.EINVAL, f"no log of readings: it ends in {ascii(torn[-60:])[1:]}")
-        keep = end if complete else end - len(torn)
-        if keep < size:
-            self.warn(f"{self.path}: cut off a torn end, {ascii(torn)[1:]} and {size - end} NUL bytes")
-            file.truncate(keep)
-        if complete:
-            self.warn(f"{self.path}: completed the last line, {ascii(torn)[1:]}")
-            file.write(b"\n")
-
-    def append(self, lines: bytes) -> None:
-        """Append whole lines; raise OSError, and nothing is appended, if they do not fit."""
-        self.undo()
-        if was_moved(self.path, self.file):
-            file = self.open()
-            self.file.close()
-            self.file = file
-        self.before = os.fstat(self.file.fileno()).st_size
-        rest = memoryview(lines if self.before else self.lines.header + lines)
-        try:
-            while rest:
-                rest = rest[self.file.write(rest):]
-        except OSError:
-            self.fail()
-            raise
-
-    def flush(self) -> None:
-        """Put what was appended on the disk; raise OSError, and the last append is undone, if that fails."""
-        try:
-            os.fsync(self.file.fileno())
-        except OSError:  # Linux drops the pages then: trying again without writing again would lose them
-            self.fail()
-            raise
-
-    def fail(self) -> None:
-        """Cut off what the last append wrote: now, else before the next one."""
-        self.undone = False
-        with suppress(OSError):
-            self.undo()
-
-    def undo(self) -> None:
-        if not self.undone:
-            if os.fstat(self.file.fileno()).st_size > self.before:  # else somebody has emptied it
-                self.file.truncate(self.before)
-            self.undone = True
 
 
 class TextLog:
@@ -177,7 +54,7 @@ class TextLog:
 
     def __init__(self, path: str, warn: Warn) -> None:
         self.path = path
-        self.file = LineFile(path, TEXT, warn)
+        self.file = LineFile(path, warn, b"", is_reading, TEXT_WHOLE, TEXT_TORN)
         self.flush = self.file.flush
 
     def append(self, rows: Sequence[Row]) -> None:
@@ -189,7 +66,7 @@ class CsvLog:
 
     def __init__(self, path: str, warn: Warn) -> None:
         self.path = path
-        self.file = LineFile(path, CSV, warn)
+        self.file = LineFile(path, warn, CSV_HEADER, CSV_WHOLE.fullmatch, CSV_WHOLE, CSV_TORN)
         self.flush = self.file.flush
 
     def append(self, rows: Sequence[Row]) -> None:

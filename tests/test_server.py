@@ -85,7 +85,7 @@ def test_a_client_goes_on_when_the_server_is_back_and_each_address_is_told_apart
     (["--host", "x" * 70], 1, "cannot listen on xxx"),
     (["--port", "0", "--log", "missing/a.txt"], 1, "cannot log to missing/a.txt (No such file or directory)"),
     (["--port", "0", "--log", "folder.txt"], 1, "cannot log to folder.txt (Is a directory)"),
-    (["--port", "0", "--log", "notes.txt"], 1, "cannot log to notes.txt (no log of readings"),
+    (["--port", "0", "--log", "notes.txt"], 1, "cannot log to notes.txt (not a file of ours"),
     (["--port", "0", "--log", "other.csv"], 1, "cannot log to other.csv (its first line is not time,client"),
 ])
 def test_an_error_is_one_line(script, tmp_path, argv, code, error):
@@ -130,7 +130,7 @@ def test_a_second_server_on_the_log_refuses_to_start(script, server):
     server()
     second = script("server", "--port", 0)
     assert second.wait() == 1
-    assert "cannot log to datalog.txt (another server logs to it); " in second.err
+    assert "cannot log to datalog.txt (another process writes it); " in second.err
 
 
 def test_logging_goes_on_without_a_reader_of_stdout(server, tmp_path):

@@ -1,0 +1,133 @@
+"""Files of lines that are trusted for years: logs and spool."""
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from io import FileIO
+
+from datagram import LIMIT
+
+try:
+    import fcntl
+except ImportError:  # Windows: there the port alone keeps a second server out
+    fcntl = None  # type: ignore[assignment]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO
+
+Warn = Callable[[str], None]
+
+LINE = 2 * LIMIT  # bytes; no line of ours is longer
+
+
+class LineFile:
+    """A file that is only appended to, whole lines at a time, and made anew after it was renamed or removed."""
+
+    def __init__(self, path: str, warn: Warn, header: bytes, is_ours: Callable[[bytes], object],
+                 whole: re.Pattern[bytes], torn: re.Pattern[bytes]) -> None:
+        self.path = path
+        self.warn = warn
+        self.header = header
+        self.is_ours = is_ours  # can a complete line stand in this file?
+        self.whole = whole  # a last line without its line end that is only to be completed
+        self.torn = torn  # one that a power cut has torn
+        self.before = 0  # the size before the last append
+        self.undone = True  # unless that append failed and could not be cut off
+        self.file = self.open()
+        self.append(b"")  # an empty file gets its header
+
+    def open(self) -> FileIO:
+        """Open the file, make it when missing; refuse one that is not ours or that another process has."""
+        file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
+        try:
+            lock(file)
+            self.mend(file)
+        except OSError:
+            file.close()
+            raise
+        return file
+
+    def mend(self, file: FileIO) -> None:
+        """Complete or cut off a torn last line; raise OSError, the file untouched, if it is no log of ours."""
+        size = end = file.seek(0, os.SEEK_END)
+        block = b""
+        while end and not block:  # a power cut can leave NULs at the end
+            start = max(0, end - LINE)
+            file.seek(start)
+            block = file.read(end - start).rstrip(b"\0")
+            end = start + len(block)
+        *lines, torn = block.split(b"\n")
+        file.seek(0)
+        first = file.read(LINE)
+        if lines and not first.startswith(self.header):
+            raise OSError(errno.EINVAL, f"its first line is not {self.header.decode().strip()}")
+        for line in [first.split(b"\n")[0], lines[-1]] if lines else []:
+            if not self.is_ours(line) and line + b"\n" != self.header:
+                raise OSError(errno.EINVAL, f"not a file of ours: a line in it is {line[:60]!a}")
+        complete = self.whole.fullmatch(torn)
+        if not (complete or self.torn.fullmatch(torn) or (not lines and self.header.startswith(torn))):
+            raise OSError(errno.EINVAL, f"not a file of ours: it ends in {torn[-60:]!a}")
+        keep = end if complete else end - len(torn)
+        if keep < size:
+            self.warn(f"{self.path}: cut off a torn end, {torn!a} and {size - end} NUL bytes")
+            file.truncate(keep)
+        if complete:
+            self.warn(f"{self.path}: completed the last line, {torn!a}")
+            file.write(b"\n")
+
+    def append(self, lines: bytes) -> None:
+        """Append whole lines; raise OSError, and nothing is appended, if they do not fit."""
+        self.undo()
+        if was_moved(self.path, self.file):
+            file = self.open()
+            self.file.close()
+            self.file = file
+        self.before = os.fstat(self.file.fileno()).st_size
+        rest = memoryview(lines if self.before else self.header + lines)
+        try:
+            while rest:
+                rest = rest[self.file.write(rest):]
+        except OSError:
+            self.fail()
+            raise
+
+    def flush(self) -> None:
+        """Put what was appended on the disk; raise OSError, and the last append is undone, if that fails."""
+        try:
+            os.fsync(self.file.fileno())
+        except OSError:  # Linux drops the pages then: trying again without writing again would lose them
+            self.fail()
+            raise
+
+    def fail(self) -> None:
+        """Cut off what the last append wrote: now, else before the next one."""
+        self.undone = False
+        with suppress(OSError):
+            self.undo()
+
+    def undo(self) -> None:
+        if not self.undone:
+            if os.fstat(self.file.fileno()).st_size > self.before:  # else somebody has emptied it
+                self.file.truncate(self.before)
+            self.undone = True
+
+
+def lock(file: IO[bytes]) -> None:
+    """Keep other processes of ours out of a file, not its readers; raise OSError if one has it."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(errno.EBUSY, "another process writes it") from None
+
+
+def was_moved(path: str, file: IO[bytes]) -> bool:
+    """Tell whether `file` is no longer what is found at `path`: renamed or removed."""
+    try:
+        return not os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return True
