@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import re
 import select
 import sys
 
@@ -12,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # here and in what the Pi runs: to import typing costs a tenth of the client's memory
     from typing import NoReturn, TextIO
 
+NAME = re.compile("[A-Za-z0-9._-]{1,32}")
+KEY = re.compile(rb"([A-Za-z0-9._-]{1,32})[ \t]+([0-9a-fA-F]{64})[ \t]*")
 CHUNK = 4096  # bytes; PIPE_BUF on Linux: a pipe that polls writable takes so much without blocking
 
 
@@ -54,6 +58,29 @@ def seconds(text: str) -> float:
     if not 0 <= interval <= 86400:
         raise argparse.ArgumentTypeError(f"{text!r} is no interval (seconds, at most 86400)")
     return interval
+
+
+def name(text: str) -> str:
+    """Convert `text` to the name of a sensor."""
+    if not NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name (1 to 32 of A-Z a-z 0-9 . _ -)")
+    return text
+
+
+def read_keys(path: str) -> dict[str, bytes]:
+    """Return the keys in a file, a line each: a name, a blank, 64 hex digits; raise OSError if they are not usable."""
+    with open(path, "rb") as file:
+        if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
+            raise OSError(errno.EPERM, "others can read it: chmod 600")
+        keys: dict[str, bytes] = {}
+        for number, line in enumerate(file.read(1 << 24).splitlines(), 1):
+            match = KEY.fullmatch(line)
+            if not match or match[1].decode() in keys:
+                raise OSError(errno.EINVAL, f"line {number} is no `name key`, or a name's second one")
+            keys[match[1].decode()] = bytes.fromhex(match[2].decode())
+    if not keys:
+        raise OSError(errno.EINVAL, "it is empty")
+    return keys
 
 
 class Screen:

@@ -6,17 +6,24 @@
 
 Each has `append(rows)`, which makes the rows readable, and `flush()`, which puts them on the disk. Both raise
 OSError, and have then undone what they began: append the same rows again, and no line is torn, none doubled.
+Those that know who sent a reading have `last()`: the highest n of each name, in rotated files too.
 """
 from __future__ import annotations
 
 import errno
+import glob
+import gzip
+import os
 import re
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from functools import lru_cache
+from io import BufferedIOBase
 from typing import Union
+from urllib.parse import quote
 
 from datagram import parse
 from linefile import LineFile, Warn, lock, was_moved
@@ -24,12 +31,14 @@ from linefile import LineFile, Warn, lock, was_moved
 # time (seconds since 1970), client (IP address), name, reading, n; name and n are empty for a plain reading
 Row = tuple[float, str, str, str, str]
 
+NAMES = 10_000  # remembered
 READING = rb"[0-9]{1,3}\.[0-9],-?[0-9]{1,2}\.[0-9]"
 TEXT_WHOLE = re.compile(READING)
 TEXT_TORN = re.compile(rb"-?[0-9]{0,3}(\.[0-9]{0,20})?(,(-?[0-9]{0,3}(\.[0-9]{0,20})?)?)?")
 CSV_HEADER = b"time,client,name,humidity,temperature,n\n"
 CSV_WHOLE = re.compile(rb"[0-9T:.-]{23}Z,[0-9a-f:.]{2,45},(,%b,|[A-Za-z0-9._-]{1,32},%b,[0-9]{16})"
                        % (READING, READING))
+CSV_NAMED = re.compile(rb"Z,[^,\n]*,([A-Za-z0-9._-]{1,32}),[0-9.]+,[0-9.-]+,([0-9]{16})\n")
 CSV_TORN = re.compile(rb"[0-9TZ:.-]{0,24}(,[0-9a-f:.]{0,45}(,[A-Za-z0-9._-]{0,32}"
                       rb"(,[0-9.]{0,5}(,[0-9.-]{0,5}(,[0-9]{0,16})?)?)?)?)?")
 DB_COLUMNS = ["time", "client", "name", "humidity", "temperature", "n"]
@@ -38,7 +47,7 @@ DB_COLUMNS = ["time", "client", "name", "humidity", "temperature", "n"]
 def is_reading(line: bytes) -> bool:
     """Tell whether a text log may hold `line`: the course's own log has more decimals than ours."""
     try:
-        return bool(parse(line + b"\n"))
+        return parse(line + b"\n")[1] is None
     except ValueError:
         return False
 
@@ -66,12 +75,46 @@ class CsvLog:
 
     def __init__(self, path: str, warn: Warn) -> None:
         self.path = path
+        self.warn = warn
         self.file = LineFile(path, warn, CSV_HEADER, CSV_WHOLE.fullmatch, CSV_WHOLE, CSV_TORN)
         self.flush = self.file.flush
+
+    def last(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for path in [*rotated(self.path), self.path]:
+            try:
+                with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
+                    for block in blocks(file):
+                        for name, n in dict(CSV_NAMED.findall(block)).items():
+                            remember(found, name.decode("ascii"), int(n))
+            except (OSError, EOFError, zlib.error) as error:
+                self.warn(f"{path}: read as far as it goes ({error}); duplicates of what is behind are not known")
+        return found
 
     def append(self, rows: Sequence[Row]) -> None:
         self.file.append("".join([f"{rfc3339(time)},{client},{name},{reading},{n}\n"
                                   for time, client, name, reading, n in rows]).encode("ascii"))
+
+
+def rotated(path: str) -> list[str]:
+    """Return what rotation has left of a log, the oldest first."""
+    beside = [*glob.glob(glob.escape(path) + ".*"), *glob.glob(glob.escape(path) + "-*")]
+    return sorted((each for each in beside if not each.endswith(("-wal", "-shm", "-journal"))), key=os.path.getmtime)
+
+
+def blocks(file: BufferedIOBase) -> Iterator[bytes]:
+    """Yield a file in blocks of whole lines; what follows its last line end is left out."""
+    rest = b""
+    for block in iter(lambda: file.read(1 << 20), b""):
+        lines, _, rest = (rest + block).rpartition(b"\n")
+        yield lines + b"\n"
+
+
+def remember(found: dict[str, int], name: str, n: int) -> None:
+    """Note the highest n of a name; of too many names the latest are kept."""
+    found[name] = max(n, found.pop(name, 0))
+    if len(found) > NAMES:
+        del found[next(iter(found))]
 
 
 class DbLog:
@@ -79,6 +122,7 @@ class DbLog:
 
     def __init__(self, path: str, warn: Warn) -> None:
         self.path = path
+        self.warn = warn
         # SQLite's own locks would let a second server in. This file stays open: closing it would end those.
         self.file = open(path, "a+b")  # noqa: SIM115
         lock(self.file)
@@ -118,6 +162,19 @@ class DbLog:
 
     def flush(self) -> None:
         pass
+
+    def last(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for path in [*rotated(self.path), self.path]:
+            query = "mode=ro" if path == self.path else "immutable=1"  # which leaves no files beside a rotated one
+            try:
+                with closing(sqlite3.connect(f"file:{quote(path)}?{query}", uri=True)) as connection:
+                    for name, n in connection.execute(
+                            "SELECT name, max(n) FROM reading WHERE name IS NOT NULL GROUP BY name ORDER BY max(n)"):
+                        remember(found, name, n)
+            except sqlite3.Error as error:
+                self.warn(f"{path}: not read ({error}); duplicates of what is in it are not known")
+        return found
 
 
 Log = Union[TextLog, CsvLog, DbLog]

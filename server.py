@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import secrets
 import select
 import signal
 import socket
@@ -27,11 +28,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 
 import console
 from console import Parser, Screen, say
-from datagram import LIMIT, PORT, parse, resolve
-from logs import LOGS, Log, Row
+from datagram import LIMIT, PORT, Named, format_ack, parse, resolve, verify
+from logs import LOGS, NAMES, Log, Row, TextLog
 
 RECEIVE_BUFFER = 4 << 20  # bytes asked of the kernel; Linux counts about 800 a datagram
 BATCH = 10_000  # datagrams received before they are written
@@ -44,7 +46,8 @@ SHOWN = 50  # in the summary at the end
 SILENT = 60.0  # seconds without a reading, and at least 5 intervals
 SO_MEMINFO, DROPS = 55, 8  # Linux 4.12: nine counters of a socket, the last of them its drops
 
-Datagram = tuple[bytes, tuple[str, int]]  # and where it came from
+Peer = tuple[str, int]  # of IPv6 two more numbers
+Datagram = tuple[bytes, Peer]
 
 
 class Notices:
@@ -74,7 +77,11 @@ class Notices:
 class Sender:
     """What is remembered of a sensor: a name, or the address of one that sends plain readings."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: int = 0) -> None:
+        self.taken = last  # the highest n of this name that was taken: what is not above it is a duplicate
+        self.last = last  # the highest n that is on the disk: it is acknowledged
+        self.duplicates = 0
+        self.address = self.former = ""
         self.readings = 0
         self.heard = 0.0  # monotonic, seconds
         self.interval = 0.0  # seconds; follows a longer one at once, a shorter one by halves
@@ -87,6 +94,14 @@ class Sender:
         self.heard = now
         self.silent = False
 
+    def alternates(self, address: str) -> bool:
+        """Tell whether the name comes from two addresses in turn."""
+        if address == self.address:
+            return False
+        alternates = address == self.former
+        self.address, self.former = address, self.address
+        return alternates
+
     def is_missed(self, now: float) -> bool:
         """Tell whether it was heard three times and then not for long."""
         return self.readings >= 3 and not self.silent and now - self.heard > max(SILENT, 5 * self.interval)
@@ -95,14 +110,21 @@ class Sender:
 class Server:
     """A socket, the logs, and what is known of those who send."""
 
-    def __init__(self, sock: socket.socket, logs: Sequence[Log], count: int | None, screen: Screen) -> None:
+    def __init__(self, sock: socket.socket, logs: Sequence[Log], screen: Screen, count: int | None = None,
+                 interval: int | None = None, keys: dict[str, bytes] | None = None) -> None:
         self.sock = sock
         self.logs = logs
-        self.count = count
         self.screen = screen
+        self.count = count
+        self.interval = interval
+        self.keys = keys
+        recover = next((log.last for log in reversed(logs) if not isinstance(log, TextLog)), None)  # csv, else db
+        self.names = {name: Sender(last) for name, last in recover().items()} if recover else {}
+        self.forgets = recover is None
+        self.questions: list[tuple[Peer, Named]] = []  # of the last batch
         self.received = self.logged = self.overflowed = self.dropped = 0
         self.refused: Counter[str] = Counter()
-        self.senders: dict[str, Sender] = {}
+        self.plain: dict[str, Sender] = {}
         self.batch: list[Row] = []  # being written: the first `written` logs have it
         self.written = 0
         self.later: list[Row] = []  # what waits until every log has the batch
@@ -115,12 +137,13 @@ class Server:
         self.load = 0  # datagrams of the last batch beyond the first
 
     def run(self, stop: socket.socket) -> None:
-        """Wait, receive, check, append, print, notice; until `stop` is readable or the count is reached."""
+        """Wait, receive, check, append, acknowledge, print, notice; until `stop` is readable or all are counted."""
         going = True
         while going and (self.room() or self.waiting()):
             going = self.wait(stop)
             rows = self.check(self.receive())
             logged = self.append(rows)
+            self.acknowledge(logged)
             self.show(logged)
             self.notice()
 
@@ -161,18 +184,59 @@ class Server:
         return batch
 
     def check(self, batch: Sequence[Datagram]) -> list[Row]:
-        """Return a row for each datagram that is a reading; refuse the others."""
+        """Return a row for each datagram that is a new reading; refuse what is none."""
         now = time.time()
         rows: list[Row] = []
+        self.questions = []
         for datagram, peer in batch:
             address = peer[0].removeprefix("::ffff:")  # how a socket for both shows IPv4
             try:
-                reading, _ = parse(datagram)
-                rows.append((now, address, "", reading, ""))
+                reading, named = parse(datagram)
+                if named or self.keys is not None:
+                    self.authenticate(datagram, named)
+                if named is None:
+                    rows.append((now, address, "", reading, ""))
+                    continue
+                if self.take(named, address):
+                    rows.append((now - named.age, address, named.name, reading, str(named.n)))
+                self.questions.append((peer, named))
             except ValueError as error:
                 self.refused[str(error)] += 1
                 self.notices.add("refused %s: %s: %.60a", address, error, datagram)
         return rows
+
+    def authenticate(self, datagram: bytes, named: Named | None) -> None:
+        """Raise ValueError unless the datagram is signed as the keys demand."""
+        if self.keys is None:
+            if named and named.mac:
+                raise ValueError("signed, and this server has no --keys")
+        elif not named or not named.mac:
+            raise ValueError("unsigned")
+        elif named.name not in self.keys:
+            raise ValueError("name without a key")
+        elif not verify(datagram, self.keys[named.name]):
+            raise ValueError("wrongly signed")
+
+    def take(self, named: Named, address: str) -> bool:
+        """Tell whether a named reading is new; raise ValueError if it cannot be taken now: its client keeps it."""
+        sender = self.names.get(named.name)
+        if sender and named.n <= sender.taken:
+            sender.duplicates += 1
+            return False
+        if self.failing:
+            raise ValueError("log failing")
+        if not sender:
+            if len(self.names) >= NAMES:
+                raise ValueError("too many names")
+            sender = self.names[named.name] = Sender()
+        sender.taken = named.n
+        if sender.alternates(address):
+            self.notices.add("%s comes from %s and %s in turn; has each Pi a name of its own?", named.name,
+                             sender.address, sender.former)
+        if self.forgets:
+            self.forgets = False
+            say("without a .csv or .db log, duplicates are known only until this server stops")
+        return True
 
     def append(self, rows: Sequence[Row]) -> list[Row]:
         """Append rows to each log in turn; return those that are now in all of them.
@@ -191,8 +255,11 @@ class Server:
             while self.batch or self.later:
                 if not self.batch:
                     self.batch, self.later = self.later, []
+                named = any(row[2] for row in self.batch)
                 while self.written < len(self.logs):
                     self.logs[self.written].append(self.batch)
+                    if named:
+                        self.logs[self.written].flush()
                     self.written += 1
                 logged += self.batch
                 self.batch, self.written = [], 0
@@ -208,15 +275,26 @@ class Server:
         self.logged += len(logged)
         return logged
 
+    def acknowledge(self, rows: Sequence[Row]) -> None:
+        """Answer each named reading of the batch, once `rows` are on the disk, with the last n of its name."""
+        for _, _, name, _, n in rows:
+            if name:
+                self.names[name].last = int(n)
+        for peer, named in self.questions:
+            key = self.keys[named.name] if self.keys else None
+            answer = format_ack(named.name, self.names[named.name].last, self.interval, named.mac, key)
+            with suppress(OSError):  # lost on its way, as far as the client knows: it asks again
+                self.sock.sendto(answer, peer)
+
     def show(self, rows: Sequence[Row]) -> None:
         """Print a line a reading, and remember who sent it."""
         now = time.monotonic()
-        for name, readings in Counter([name or client for _, client, name, _, _ in rows]).items():
-            if name not in self.senders and len(self.senders) >= SENDERS:
-                name = "others"
-            sender = self.senders.setdefault(name, Sender())
+        for (client, name), readings in Counter([row[1:3] for row in rows]).items():
+            if not name and client not in self.plain and len(self.plain) >= SENDERS:
+                client = "others"
+            sender = self.names[name] if name else self.plain.setdefault(client, Sender())
             if sender.silent:
-                self.notices.add("%s is back", name)
+                self.notices.add("%s is back", name or client)
             sender.hear(readings, now)
         if self.screen.is_open():
             self.screen.show("".join([f"{time.strftime('%H:%M:%S', time.localtime(at))} {name or client} {reading}\n"
@@ -228,7 +306,7 @@ class Server:
         if now >= self.look:
             self.look = now + 1
             self.count_drops()
-            for name, sender in self.senders.items():
+            for name, sender in [*self.names.items(), *self.plain.items()]:
                 if sender.is_missed(now):
                     sender.silent = True
                     self.notices.add("%s silent for %.0f s", name, now - sender.heard)
@@ -245,19 +323,24 @@ class Server:
     def finish(self) -> None:
         """Write what is left, if that is possible now, and say the summary."""
         self.retry = 0.0
-        self.show(self.append([]))
+        logged = self.append([])
+        self.acknowledge(logged)
+        self.show(logged)
         self.overflowed += self.waiting()
         self.look = self.notices.due = 0.0
         self.notice()
         refused = sum(self.refused.values())
         dropped = "unknown" if drops(self.sock) is None else self.dropped
-        say(f"received {self.received} = logged {self.logged} + duplicates 0 + refused {refused}"
+        duplicates = sum(sender.duplicates for sender in self.names.values())
+        say(f"received {self.received} = logged {self.logged} + duplicates {duplicates} + refused {refused}"
             f" + overflowed {self.overflowed}; dropped {dropped}")
         for reason, number in self.refused.most_common():
             say(f"refused {number}: {reason}")
-        senders = sorted(self.senders.items(), key=lambda item: item[1].readings, reverse=True)
+        heard = [item for item in [*self.names.items(), *self.plain.items()] if item[1].readings]
+        senders = sorted(heard, key=lambda item: item[1].readings, reverse=True)
         for name, sender in senders[:SHOWN]:
-            say(f"{name}: {sender.readings} readings")
+            say(f"{name}: {sender.readings} readings"
+                + (f", {sender.duplicates} duplicates" if sender.duplicates else ""))
         if senders[SHOWN:]:
             say(f"and {len(senders) - SHOWN} more: {sum(sender.readings for _, sender in senders[SHOWN:])} readings")
 
@@ -325,6 +408,13 @@ def log(text: str) -> str:
     return text
 
 
+def interval(text: str) -> int:
+    """Convert `text` to an interval for the clients: whole seconds, 2 to 1 day."""
+    if not text.isascii() or not text.isdecimal() or not 2 <= int(text) <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no interval (whole seconds, 2 to 86400)")
+    return int(text)
+
+
 def get_parser() -> Parser:
     parser = Parser("server.py", __doc__)
     parser.add_argument("--host", help="address to listen on (default: every interface, IPv4 and IPv6)")
@@ -333,6 +423,12 @@ def get_parser() -> Parser:
     parser.add_argument("--log", type=log, action="append", metavar="FILE",
                         help="file to append to, can be repeated; the ending is the format, "
                              f"{', '.join(LOGS)} (default: datalog.txt and datalog.csv)")
+    parser.add_argument("--keys", metavar="FILE",
+                        help="take only readings that are signed with a key of this file (lines of --new-key)")
+    parser.add_argument("--new-key", type=console.name, metavar="NAME",
+                        help="print a new key for a sensor, a line for --keys and for the client's --key, and end")
+    parser.add_argument("--interval", type=interval, metavar="SECONDS",
+                        help="interval that named clients shall take over, 2 to 86400 (default: their own)")
     parser.add_argument("--count", type=console.count, metavar="N", help="stop after N readings are logged")
     parser.add_argument("--quiet", action="store_true", help="print no readings")
     return parser
@@ -342,9 +438,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until told to stop; return 0."""
     parser = get_parser()
     options = parser.parse_args(argv)
+    if options.new_key:
+        print(options.new_key, secrets.token_hex(32))
+        return 0
     paths = {os.path.splitext(path)[1]: path for path in options.log or ["datalog.txt", "datalog.csv"]}
     if options.log and len(paths) < len(options.log):
         parser.error("two logs end alike; one of each format is all there can be")
+    keys = None
+    if options.keys:
+        if paths.keys() == {".txt"}:
+            parser.error("--keys needs a .csv or .db log, to know duplicates after a new start")
+        try:
+            keys = console.read_keys(options.keys)
+        except OSError as error:
+            parser.fail(f"cannot use the keys in {options.keys} ({error.strerror}); make them with --new-key")
     try:
         sock = listen(options.host, options.port)
     except OSError as error:
@@ -359,12 +466,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             parser.fail(f"cannot log to {paths[ending]} ({error.strerror}); give another file as --log")
     stop = stop_signals()
+    server = Server(sock, logs, Screen(None if options.quiet else sys.stdout), options.count, options.interval, keys)
     host, port = sock.getsockname()[:2]
     named = options.host and host not in ("0.0.0.0", "::")
     say(f"listening on {host if named else '*'}:{port}, logging to {', '.join(log.path for log in logs)}")
     say(f"on the Pi: python3 client.py {options.host if named else own_address()}"
         + (f" --port {port}" if port != PORT else ""))
-    server = Server(sock, logs, options.count, Screen(None if options.quiet else sys.stdout))
     server.run(stop)
     server.finish()
     return 0
