@@ -15,13 +15,16 @@ A reading is sent as one UDP datagram, humidity,temperature. Exit code: 0 = stop
 
 from __future__ import annotations
 
+import argparse
+import errno
 import math
+import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 import console
 from console import Parser, Screen, say
@@ -33,6 +36,8 @@ HUNG = 5  # failed polls in a row, after which a sensor may hang
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from delivery import Delivery
 
 
 class Stop:
@@ -62,48 +67,51 @@ class Stop:
 
 
 class Link:
-    """Sends each reading once, as `humidity,temperature`: what the network loses is lost."""
+    """The way to the server. Its name is resolved anew after each error, and a change of state is said, once."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, connected: bool) -> None:
         self.host = host
         self.port = port
+        self.connected = connected  # the kernel then tells when nothing listens there, but takes no other's answer
         self.sock: socket.socket | None = None
+        self.address: tuple[object, ...] = ()
         self.trouble = ""
 
-    def connect(self) -> socket.socket:
-        """Return a socket for the server, its name resolved anew; raise OSError.
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
 
-        It is connected, so that the kernel tells when nothing listens there.
-        """
-        family, address = resolve(self.host, self.port)
+    def open(self) -> socket.socket:
+        """Return a socket for the server; raise OSError."""
+        family, self.address = resolve(self.host, self.port)
         sock = socket.socket(family, socket.SOCK_DGRAM)
         try:
-            sock.connect(address)
+            if self.connected:
+                sock.connect(self.address)
         except OSError:
             sock.close()
             raise
         return sock
 
-    def send(self, reading: str) -> bool:
-        """Send a reading; return False if that cannot be done now. A change of state is said, once."""
+    def send(self, datagram: bytes) -> bool:
+        """Send a datagram; return False if that cannot be done now."""
         trouble = ""
-        for _ in range(2):  # the error may be the answer to the reading before: then this one goes out second
+        for _ in range(2):  # the error may be the answer to the datagram before: then this one goes out second
             try:
-                self.sock = self.sock or self.connect()
-                self.sock.send(reading.encode("ascii"))
+                self.sock = self.sock or self.open()
+                if self.connected:
+                    self.sock.send(datagram)
+                else:
+                    self.sock.sendto(datagram, self.address)
                 break
             except OSError as error:
-                trouble = self.reason(error)
+                trouble = (f"nothing listens on {self}; is server.py running there?"
+                           if isinstance(error, ConnectionRefusedError)
+                           else f"cannot send to {self} ({error.strerror}); trying on")
                 self.close()
         if trouble != self.trouble:
-            say(trouble or f"sending to {self.host}:{self.port} again")
+            say(trouble or f"sending to {self} again")
             self.trouble = trouble
         return self.sock is not None
-
-    def reason(self, error: OSError) -> str:
-        if isinstance(error, ConnectionRefusedError):
-            return f"nothing listens on {self.host}:{self.port}; is server.py running there?"
-        return f"cannot send to {self.host}:{self.port} ({error.strerror}); trying on"
 
     def close(self) -> None:
         if self.sock:
@@ -111,18 +119,37 @@ class Link:
         self.sock = None
 
 
+class Plain:
+    """Sends each reading once, as `humidity,temperature`: what the network loses is lost."""
+
+    def __init__(self, link: Link, interval: float) -> None:
+        self.link = link
+        self.interval = interval
+
+    def send(self, reading: str) -> bool:
+        return self.link.send(reading.encode("ascii"))
+
+    def serve(self, until: float | None, stop: Stop) -> bool:
+        if until is not None:
+            stop.during(time.sleep, max(0.0, until - time.monotonic()))
+        return True
+
+    def close(self) -> None:
+        self.link.close()
+
+
 def next_due(due: float, interval: float, now: float) -> float:
     """Return the next of the moments due + k x interval that is not past; a late reading bunches up none."""
     return max(due + math.ceil((now - due) / interval) * interval, due + interval) if interval else now
 
 
-def run(sensor: Sensor, link: Link, interval: float, count: int | None, screen: Screen, stop: Stop) -> None:
+def run(sensor: Sensor, sender: Plain | Delivery, count: int | None, screen: Screen, stop: Stop) -> None:
     """Read, send, print, wait; until `count` readings are sent."""
     due = time.monotonic()
     failed = sent = 0
-    while True:
+    while sent != count:
         try:
-            reading = stop.during(sensor.read, interval)
+            reading = stop.during(sensor.read, sender.interval)
         except NoReading as error:
             failed += 1
             if failed == 1:
@@ -133,13 +160,14 @@ def run(sensor: Sensor, link: Link, interval: float, count: int | None, screen: 
             if failed:
                 say(f"reading again, after {failed} failed")
             failed = 0
-            if link.send(reading):
+            if sender.send(reading):
                 screen.show(reading + "\n")
                 sent += 1
-        if sent == count:
-            return
-        due = next_due(due, interval, time.monotonic())
-        stop.during(time.sleep, max(0.0, due - time.monotonic()))
+        now, last = time.monotonic(), due
+        while sent != count and not sender.serve(due := next_due(last, sender.interval, now), stop):
+            pass  # the interval was changed: it counts from the last reading
+    while not sender.serve(None, stop):
+        pass
 
 
 def revive(sensor: Sensor, failed: int, stop: Stop) -> None:
@@ -159,8 +187,45 @@ def get_parser() -> Parser:
                         help="from one reading to the next; at least 2 for a real sensor (default: %(default)g)")
     parser.add_argument("--count", type=console.count, metavar="N", help="stop after N readings are sent")
     add_sensor_options(parser)
+    parser.add_argument("--name", type=console.name,
+                        help="name of this sensor: its readings are acknowledged, and sent until they are")
+    parser.add_argument("--key", metavar="FILE",
+                        help="file with a line of server.py --new-key: names the sensor and signs its readings")
+    parser.add_argument("--spool", metavar="FILE",
+                        help="where the readings of a named sensor wait while they cannot be delivered "
+                             "(default: NAME.spool in $XDG_STATE_HOME/dht22 or ~/.local/state/dht22)")
     parser.add_argument("--quiet", action="store_true", help="print no readings")
     return parser
+
+
+def open_sender(parser: Parser, options: argparse.Namespace, link: Link) -> Plain | Delivery:
+    """Return what sends as the options say; end the script if it cannot."""
+    name, key = options.name, None
+    if options.key:
+        try:
+            keys = console.read_keys(options.key)
+            if len(keys) > 1:
+                raise OSError(errno.EINVAL, "it has several; a Pi shall have its own only")
+        except OSError as error:
+            parser.fail(f"cannot use the key in {options.key} ({error.strerror}); make one with server.py --new-key")
+        (name, key), = keys.items()
+        if options.name not in (None, name):
+            parser.error(f"--name {options.name} differs from the key's, {name}; leave it out")
+    if not name:
+        if options.spool:
+            parser.error("--spool is for a named sensor; give a --name")
+        return Plain(link, options.interval)
+    from delivery import Delivery, Spool  # only a named sensor needs it
+
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    path = options.spool or os.path.join(state, "dht22", f"{name}.spool")
+    try:
+        if not options.spool:
+            with suppress(OSError):  # said by the spool
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+        return Delivery(link, name, key, options.interval, Spool(path))
+    except OSError as error:
+        parser.fail(f"cannot use the spool {path} ({error.strerror}); give another --name or --spool")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -172,22 +237,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.interval < MIN_INTERVAL and options.driver != "simulated":
         parser.error(f"a sensor needs {MIN_INTERVAL:g} s between readings (datasheet); give a longer --interval")
     stop = Stop()
-    link = Link(options.server, options.port)
+    link = Link(options.server, options.port, connected=not (options.name or options.key))
     try:
-        with closing(stop.during(open_sensor, parser, options)) as sensor:
+        with closing(open_sender(parser, options, link)) as sender, \
+                closing(stop.during(open_sensor, parser, options)) as sensor:
             try:
-                link.sock = stop.during(link.connect)
+                link.sock = stop.during(link.open)
             except socket.gaierror as error:
                 if error.errno == socket.EAI_NONAME:
                     parser.fail(f"no host {options.server!r} ({error.strerror}); give the desktop's name or address")
             except OSError:
                 pass  # said when the first reading cannot be sent
-            say(f"sending to {options.server}:{options.port} every {options.interval:g} s")
-            run(sensor, link, options.interval, options.count, Screen(None if options.quiet else sys.stdout), stop)
+            say(f"sending to {link} every {options.interval:g} s")
+            run(sensor, sender, options.count, Screen(None if options.quiet else sys.stdout), stop)
     except KeyboardInterrupt:
         pass
     say("closing socket")
-    link.close()
     return 0
 
 

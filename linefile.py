@@ -103,6 +103,11 @@ class LineFile:
             self.fail()
             raise
 
+    def clear(self) -> None:
+        """Empty the file, on the disk as well; raise OSError."""
+        self.file.truncate(0)
+        os.fsync(self.file.fileno())
+
     def fail(self) -> None:
         """Cut off what the last append wrote: now, else before the next one."""
         self.undone = False
