@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, lines
 
 README = (ROOT / "README.md").read_text()
-SCRIPTS = ["server", "client", "dht_read"]
+SCRIPTS = ["server", "client", "dht_read", "report"]
 
 
 def block(heading):
