@@ -28,8 +28,9 @@ from contextlib import closing, suppress
 
 import console
 from console import Parser, Screen, say
-from datagram import PORT, resolve
+from datagram import PORT
 from dht_read import MIN_INTERVAL, OFF, NoReading, Sensor, add_sensor_options, open_sensor
+from sockets import resolve
 
 HUNG = 5  # failed polls in a row, after which a sensor may hang
 

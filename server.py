@@ -23,7 +23,6 @@ import secrets
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 from collections import Counter
@@ -32,10 +31,10 @@ from contextlib import suppress
 
 import console
 from console import Parser, Screen, say
-from datagram import LIMIT, PORT, Named, format_ack, parse, resolve, verify
+from datagram import LIMIT, PORT, Named, format_ack, parse, verify
 from logs import LOGS, NAMES, Log, Row, TextLog
+from sockets import drops, listen, own_address
 
-RECEIVE_BUFFER = 4 << 20  # bytes asked of the kernel; Linux counts about 800 a datagram
 BATCH = 10_000  # datagrams received before they are written
 GATHER = 0.005  # seconds that a batch may gather under load
 BEHIND = 1500  # datagrams in a batch, at which there is no time to gather
@@ -44,7 +43,6 @@ RETRY = 1.0  # seconds from one try of a failing log to the next
 SENDERS = 10_000  # remembered; what more there are is counted as `others`
 SHOWN = 50  # in the summary at the end
 SILENT = 60.0  # seconds without a reading, and at least 5 intervals
-SO_MEMINFO, DROPS = 55, 8  # Linux 4.12: nine counters of a socket, the last of them its drops
 
 Peer = tuple[str, int]  # of IPv6 two more numbers
 Datagram = tuple[bytes, Peer]
@@ -118,9 +116,9 @@ class Server:
         self.count = count
         self.interval = interval
         self.keys = keys
-        recover = next((log.last for log in reversed(logs) if not isinstance(log, TextLog)), None)  # csv, else db
-        self.names = {name: Sender(last) for name, last in recover().items()} if recover else {}
-        self.forgets = recover is None
+        known = [log.last() for log in logs[-1:] if not isinstance(log, TextLog)]  # the csv is the last, else the db
+        self.names = {name: Sender(last) for last_of in known for name, last in last_of.items()}
+        self.forgets = not known
         self.questions: list[tuple[Peer, Named]] = []  # of the last batch
         self.received = self.logged = self.overflowed = self.dropped = 0
         self.refused: Counter[str] = Counter()
@@ -132,8 +130,8 @@ class Server:
         self.retry = 0.0  # when it is tried again (monotonic)
         self.notices = Notices()
         self.look = 0.0  # when to look for drops and silence again (monotonic)
-        buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        self.gather = min(GATHER, buffer / 800 / 400_000)  # seconds: the buffer holds what 400,000/s bring
+        self.buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)  # bytes, granted
+        self.gather = min(GATHER, self.buffer / 800 / 400_000)  # seconds: the buffer holds what 400,000/s bring
         self.load = 0  # datagrams of the last batch beyond the first
 
     def run(self, stop: socket.socket) -> None:
@@ -314,11 +312,11 @@ class Server:
 
     def count_drops(self) -> None:
         """Say how many datagrams the kernel has dropped since the last look: its buffer was full."""
-        dropped = drops(self.sock)
-        if dropped is not None and dropped != self.dropped:
-            more = (dropped - self.dropped) % 2**32
+        dropped = drops(self.sock) or 0
+        if dropped != self.dropped:
+            self.notices.add("dropped %d so far, %d of them now: the receive buffer of %d KiB was full", dropped,
+                             dropped - self.dropped, self.buffer >> 10)
             self.dropped = dropped
-            self.notices.add("dropped %d so far, %d of them now: the receive buffer was full", dropped, more)
 
     def finish(self) -> None:
         """Write what is left, if that is possible now, and say the summary."""
@@ -343,51 +341,6 @@ class Server:
                 + (f", {sender.duplicates} duplicates" if sender.duplicates else ""))
         if senders[SHOWN:]:
             say(f"and {len(senders) - SHOWN} more: {sum(sender.readings for _, sender in senders[SHOWN:])} readings")
-
-
-def drops(sock: socket.socket) -> int | None:
-    """Return how many datagrams the kernel has dropped at this socket, None where it does not tell."""
-    if not sys.platform.startswith("linux"):
-        return None
-    return int(struct.unpack("9I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[DROPS])
-
-
-def listen(host: str | None, port: int) -> socket.socket:
-    """Return a socket bound to `host`, or to every interface, IPv4 and IPv6; raise OSError."""
-    if host is None:
-        try:
-            return bind(socket.AF_INET6, ("::", port))
-        except OSError as error:
-            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                raise
-    return bind(*resolve(host or "0.0.0.0", port))
-
-
-def bind(family: int, address: tuple[object, ...]) -> socket.socket:
-    # Never SO_REUSEADDR: on Linux a second server would silently take every datagram of the first.
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    if family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-    sock.setblocking(False)
-    try:
-        sock.bind(address)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def own_address() -> str:
-    """Return the address by which this machine is likely to be reached: where its default route begins."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.connect(("192.0.2.1", PORT))  # for documentation only (RFC 5737); nothing is sent
-            return str(sock.getsockname()[0])
-        except OSError:
-            return f"{socket.gethostname()}.local"
 
 
 def stop_signals() -> socket.socket:
