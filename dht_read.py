@@ -323,7 +323,7 @@ def get_parser() -> Parser:
     parser = Parser("dht_read.py", __doc__)
     add_sensor_options(parser)
     parser.add_argument("--count", type=console.count, default=1, metavar="N",
-                        help="readings to take, 2 s apart (default: %(default)s)")
+                        help="readings to take (default: %(default)s)")
     return parser
 
 
