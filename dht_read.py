@@ -126,9 +126,11 @@ def open_adafruit(sensor: str, pin: int) -> Driver:
     except ImportError:
         pass  # it finds its platform in another way
     except RuntimeError as error:  # 64-bit kernels name no hardware in /proc/cpuinfo
-        if not os.path.exists(GPIOMEM):
+        try:
+            os.stat(GPIOMEM)
+            from Adafruit_DHT import Raspberry_Pi_2
+        except (OSError, ImportError):
             raise NoDriver(f"Adafruit_DHT: {error}") from None
-        from Adafruit_DHT import Raspberry_Pi_2
         options["platform"] = Raspberry_Pi_2
         why += f"; it does not know this platform, but there is {GPIOMEM}"
 
@@ -264,7 +266,7 @@ class Sensor:
                 if format(*values) == "0.0,0.0":  # a frame of zeros has the right checksum
                     raise ValueError("0.0 % at 0.0 °C is a damaged answer")
                 return values
-            except (OSError, RuntimeError, ValueError) as error:
+            except (ImportError, OSError, RuntimeError, ValueError) as error:  # Adafruit_DHT imports as it reads
                 why = str(error)
                 self.tell(f"try {number + 1}: {why}")
             finally:
