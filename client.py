@@ -77,13 +77,23 @@ class Link:
         self.sock: socket.socket | None = None
         self.address: tuple[object, ...] = ()
         self.trouble = ""
+        self.unresolved: socket.gaierror | None = None
+        self.ask_again = 0.0  # monotonic
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
 
     def open(self) -> socket.socket:
         """Return a socket for the server; raise OSError."""
-        family, self.address = resolve(self.host, self.port)
+        began = time.monotonic()
+        if self.unresolved and began < self.ask_again:
+            raise self.unresolved
+        try:
+            family, self.address = resolve(self.host, self.port)
+        except socket.gaierror as error:
+            self.unresolved, now = error, time.monotonic()
+            self.ask_again = now + 10 * (now - began)  # asking in vain can take many seconds: not at each reading
+            raise
         sock = socket.socket(family, socket.SOCK_DGRAM)
         try:
             if self.connected:

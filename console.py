@@ -7,6 +7,7 @@ import os
 import re
 import select
 import sys
+from contextlib import suppress
 
 from datagram import PORT, VERSION
 
@@ -37,26 +38,26 @@ class Parser(argparse.ArgumentParser):
 
 def port(text: str) -> int:
     """Convert `text` to a UDP port, 0 to 65535."""
-    if not text.isdecimal() or int(text) > 65535:
+    if not text.isascii() or not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port (0 to 65535; the usual one is {PORT})")
     return int(text)
 
 
 def count(text: str) -> int:
     """Convert `text` to a number of readings, 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no count (a whole number, 1 or more)")
     return int(text)
 
 
 def seconds(text: str) -> float:
-    """Convert `text` to an interval in seconds, 0 to 1 day."""
+    """Convert `text` to an interval in seconds, at most 1 day."""
     try:
         interval = float(text)
     except ValueError:
         interval = -1.0
-    if not 0 <= interval <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no interval (seconds, at most 86400)")
+    if interval != 0 and not 0.001 <= interval <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no interval (seconds, 0.001 to 86400, or 0)")
     return interval
 
 
@@ -89,6 +90,10 @@ class Screen:
     def __init__(self, stream: TextIO | None) -> None:
         # A stream that was closed before the start is None; its number may be a log's by now.
         self.fd = stream.fileno() if stream else -1
+        try:
+            self.terminal = os.ttyname(self.fd)
+        except (AttributeError, OSError):  # a file or a pipe; Windows
+            self.terminal = ""
 
     def is_open(self) -> bool:
         return self.fd >= 0
@@ -96,21 +101,32 @@ class Screen:
     def show(self, lines: str) -> None:
         """Write `lines`; leave out what its reader has no room for, and everything once it is gone."""
         rest = lines.encode("utf-8", "backslashreplace")
-        while rest and self.is_open() and self.writable():
-            whole = rest.rfind(b"\n", 0, CHUNK) + 1 or CHUNK
-            try:
-                os.write(self.fd, rest[:whole])
-            except OSError:
-                self.fd = -1
-            rest = rest[whole:]
+        fd, own = self.fd, False
+        if self.terminal:  # it polls writable with room for one byte: a way of our own, which may be O_NONBLOCK
+            with suppress(OSError):
+                fd = os.open(self.terminal, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+                own = True
+        try:
+            while rest and fd >= 0 and writable(fd):
+                whole = rest.rfind(b"\n", 0, CHUNK) + 1 or CHUNK
+                os.write(fd, rest[:whole])
+                rest = rest[whole:]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.fd = -1
+        finally:
+            if own:
+                os.close(fd)
 
-    def writable(self) -> bool:
-        """Tell whether a write of CHUNK bytes would return at once (never O_NONBLOCK: a terminal shares it)."""
-        if not hasattr(select, "poll"):  # Windows
-            return True
-        poll = select.poll()
-        poll.register(self.fd, select.POLLOUT)
-        return bool(poll.poll(0))
+
+def writable(fd: int) -> bool:
+    """Tell whether a write of CHUNK bytes would return at once (never O_NONBLOCK: others share what was given)."""
+    if not hasattr(select, "poll"):  # Windows
+        return True
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def say(line: str) -> None:

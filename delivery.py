@@ -15,7 +15,7 @@ from itertools import takewhile
 
 from console import say
 from datagram import LIMIT, N, format_named, parse_ack, verify
-from linefile import LineFile
+from linefile import LineFile, was_moved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,13 +25,14 @@ RESEND = 1.0  # seconds to the first repetition, times 1 to 1.5, and doubled for
 RESEND_MOST = 2.0, 60.0  # seconds to a repetition are the interval at most, but within these
 SILENCE = 60.0  # seconds without an acknowledgement, after which that is said and the name resolved anew
 SENDS = 16  # of one n, whose answers are told apart: over a slow link an earlier one is answered
-STEP = 1_000_000  # n grows by 1 to this, at random, so that two clients of one name hardly meet
+LEAP = 1_000_000  # n grows by 1 to this, at random, so that two clients of one name hardly meet
 QUEUE = 100_000  # readings kept
 INTERVAL = 2, 86400  # seconds that a server may set
 
-WAITING = re.compile(rb"([0-9a-f-]{1,36}),([0-9]{1,12}\.[0-9]{6}),([0-9]{1,12}\.[0-9]{6}),([0-9.]{3,5},[0-9.-]{3,5})")
-SENT = re.compile(rb"n,([0-9]{1,9}),([0-9]{16})")
-LINE = re.compile(WAITING.pattern + b"|" + SENT.pattern)
+WAITING = re.compile(rb"([0-9a-f-]{1,36}),([0-9]{1,12}\.[0-9]{6}),([0-9]{1,12}\.[0-9]{6}),"
+                     rb"([0-9]{1,3}\.[0-9],-?[0-9]{1,2}\.[0-9])")
+NUMBERED = re.compile(rb"n,([0-9]{1,9}),([0-9]{16})")
+LINE = re.compile(WAITING.pattern + b"|" + NUMBERED.pattern)
 TORN = re.compile(rb"[0-9a-fn.,-]{0,120}")
 
 
@@ -109,7 +110,7 @@ class Spool:
         if self.file:
             with open(self.path, "rb") as file:
                 for line in file:
-                    reading, sent = WAITING.fullmatch(line.rstrip()), SENT.fullmatch(line.rstrip())
+                    reading, sent = WAITING.fullmatch(line.rstrip()), NUMBERED.fullmatch(line.rstrip())
                     if reading:
                         boot, since, wall, text = (field.decode("ascii") for field in reading.groups())
                         waiting.append(Waiting(text, boot, float(since), float(wall), len(waiting)))
@@ -147,12 +148,15 @@ class Spool:
         """Write the n that the first of those that wait is about to be sent with."""
         self.write(b"n,%d,%d\n" % (self.readings if first.place is None else first.place, n))
 
+    def was_removed(self) -> bool:
+        return self.file is not None and was_moved(self.path, self.file.file)
+
     def clear(self) -> None:
         """Empty the file, all being acknowledged: on the disk, before a further n is sent."""
         try:
+            self.readings = 0
             if self.file:
                 self.file.clear()
-            self.readings = 0
         except OSError as error:
             self.failed(error)
 
@@ -196,6 +200,7 @@ class Delivery:
         self.due = 0.0  # when the first in the queue is sent (monotonic)
         self.heard = time.monotonic()  # when there was an acknowledgement, or nothing to acknowledge
         self.first = True  # no n was settled since the start
+        self.dropped = 0  # for want of room
         self.said: set[str] = set()
 
     def send(self, reading: str) -> bool:
@@ -207,7 +212,8 @@ class Delivery:
         if len(self.queue) > QUEUE:
             self.queue.popleft()
             self.n = None
-            self.say_once("dropped", f"more than {QUEUE} readings wait: the oldest are dropped")
+            self.dropped += 1
+            self.say_once("dropped", f"more than {QUEUE} readings wait: the oldest are dropped, and counted at the end")
         return True
 
     def serve(self, until: float | None, stop: Stop) -> bool:
@@ -227,7 +233,7 @@ class Delivery:
             sources = [self.link.sock] if self.link.sock else []
             if stop.during(select.select, sources, [], [], max(0.0, pause))[0]:
                 self.receive()
-            elif until is not None and time.monotonic() >= until:
+            if until is not None and time.monotonic() >= until:
                 break
             if self.interval != interval:
                 return False
@@ -235,6 +241,8 @@ class Delivery:
 
     def keep(self) -> None:
         """Spool the readings that have waited long, and those behind them."""
+        if self.spool.readings and self.spool.was_removed():
+            self.spool.rewrite(self.queue, self.n)
         if not self.queue or self.queue[-1].place is not None:
             return
         first = self.queue[0]
@@ -249,7 +257,7 @@ class Delivery:
         first = self.queue[0]
         if self.n is None:
             wall = int(time.time() * 1_000_000)
-            self.n = max(self.highest, wall if wall < N[1] - STEP else 0, N[0]) + 1 + int(chance() * STEP)
+            self.n = max(self.highest, wall if wall < N[1] - LEAP else 0, N[0]) + 1 + int(chance() * LEAP)
             self.highest = self.n
             self.timeout = RESEND
             self.sends.clear()
@@ -263,8 +271,9 @@ class Delivery:
         datagram = format_named(first.reading, self.name, self.n, first.age(), self.key)
         self.sends.append(datagram.rpartition(b",")[2])
         self.link.send(datagram)
-        self.due = now + self.timeout * (1 + chance() / 2)
-        self.timeout = min(self.timeout * 2, max(RESEND_MOST[0], min(self.interval, RESEND_MOST[1])))
+        most = max(RESEND_MOST[0], min(self.interval, RESEND_MOST[1]))  # never rarer than a plain client sends
+        self.due = now + min(self.timeout * (1 + chance() / 2), most)
+        self.timeout *= 2
 
     def receive(self) -> None:
         """Take an acknowledgement. Only one that equals the n under way settles it."""
@@ -296,7 +305,7 @@ class Delivery:
 
     def renumber(self, last: int) -> None:
         """Let the reading under way have a new n: the server has a higher one of this name than we ever sent."""
-        if last > N[1] - STEP:
+        if last > N[1] - LEAP:
             self.say_once("bound", f"an acknowledgement of {last} is ignored: no n could follow")
             return
         if not self.first:
@@ -320,4 +329,6 @@ class Delivery:
         if self.queue:
             lost = sum(each.place is None for each in self.queue)
             say(f"{len(self.queue) - lost} readings wait in the spool" + (f", {lost} are lost" if lost else ""))
+        if self.dropped:
+            say(f"dropped {self.dropped} readings, the oldest of those that waited")
         self.link.close()

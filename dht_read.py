@@ -60,6 +60,7 @@ Values = tuple[float, float]  # humidity (%), temperature (°C)
 class NoReading(Exception):
     """The sensor gave nothing, or nothing plausible; says why."""
 
+
 class NoDriver(Exception):
     """A driver cannot be used here; says why."""
 
@@ -196,14 +197,14 @@ class Power:
     def __init__(self, pin: int) -> None:
         try:
             from RPi import GPIO  # on a Pi 5 rpi-lgpio provides it
-        except (ImportError, RuntimeError) as error:
+            GPIO.setwarnings(False)
+            GPIO.setmode(GPIO.BCM)
+            GPIO.setup(pin, GPIO.OUT, initial=GPIO.LOW)
+        except Exception as error:  # what it raises depends on the Pi and on who provides it
             raise NoDriver(f"RPi.GPIO, for --power-pin: {error}") from None
         self.gpio = GPIO
         self.pin = pin
         self.on = False
-        GPIO.setwarnings(False)
-        GPIO.setmode(GPIO.BCM)
-        GPIO.setup(pin, GPIO.OUT, initial=GPIO.LOW)
 
     def switch_on(self) -> None:
         self.gpio.output(self.pin, self.gpio.HIGH)
@@ -291,7 +292,7 @@ def hints(failures: str) -> list[str]:
 
 def pin(text: str) -> int:
     """Convert `text` to a BCM number of the Pi's header, 0 to 27."""
-    if not text.isdecimal() or int(text) > 27:
+    if not text.isascii() or not text.isdecimal() or int(text) > 27:
         raise argparse.ArgumentTypeError(f"{text!r} is no GPIO of the header (BCM numbers, 0 to 27)")
     return int(text)
 

@@ -39,9 +39,10 @@ class LineFile:
         self.undone = True  # unless that append failed and could not be cut off
         self.file = self.open()
         self.append(b"")  # an empty file gets its header
+        self.flush()  # what a killed predecessor wrote, and did not flush, counts from now on
 
     def open(self) -> FileIO:
-        """Open the file, make it when missing; refuse one that is not ours or that another process has."""
+        """Open the file, make it when missing; refuse one that is not ours or that another has."""
         file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         try:
             lock(file)
@@ -54,12 +55,13 @@ class LineFile:
     def mend(self, file: FileIO) -> None:
         """Complete or cut off a torn last line; raise OSError, the file untouched, if it is no log of ours."""
         size = end = file.seek(0, os.SEEK_END)
-        block = b""
-        while end and not block:  # a power cut can leave NULs at the end
+        while True:  # until the last block ends in no NULs: a power cut can leave them
             start = max(0, end - LINE)
             file.seek(start)
-            block = file.read(end - start).rstrip(b"\0")
-            end = start + len(block)
+            block = file.read(end - start)
+            if not block.endswith(b"\0"):
+                break
+            end = start + len(block.rstrip(b"\0"))
         *lines, torn = block.split(b"\n")
         file.seek(0)
         first = file.read(LINE)
@@ -68,8 +70,11 @@ class LineFile:
         for line in [first.split(b"\n")[0], lines[-1]] if lines else []:
             if not self.is_ours(line) and line + b"\n" != self.header:
                 raise OSError(errno.EINVAL, f"not a file of ours: a line in it is {line[:60]!a}")
-        complete = self.whole.fullmatch(torn)
-        if not (complete or self.torn.fullmatch(torn) or (not lines and self.header.startswith(torn))):
+        if lines or not self.header:
+            complete, beginning = bool(self.whole.fullmatch(torn)), bool(self.torn.fullmatch(torn))
+        else:
+            complete, beginning = False, self.header.startswith(torn)
+        if not complete and not beginning:
             raise OSError(errno.EINVAL, f"not a file of ours: it ends in {torn[-60:]!a}")
         keep = end if complete else end - len(torn)
         if keep < size:
@@ -122,12 +127,12 @@ class LineFile:
 
 
 def lock(file: IO[bytes]) -> None:
-    """Keep other processes of ours out of a file, not its readers; raise OSError if one has it."""
+    """Keep other servers and clients out of a file, not its readers; raise OSError if one has it."""
     try:
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise OSError(errno.EBUSY, "another process writes it") from None
+        raise OSError(errno.EBUSY, "another client or server writes it") from None
 
 
 def was_moved(path: str, file: IO[bytes]) -> bool:

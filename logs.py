@@ -16,6 +16,7 @@ import gzip
 import os
 import re
 import sqlite3
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -99,7 +100,8 @@ class CsvLog:
 def rotated(path: str) -> list[str]:
     """Return what rotation has left of a log, the oldest first."""
     beside = [*glob.glob(glob.escape(path) + ".*"), *glob.glob(glob.escape(path) + "-*")]
-    return sorted((each for each in beside if not each.endswith(("-wal", "-shm", "-journal"))), key=os.path.getmtime)
+    files = (each for each in beside if os.path.isfile(each) and not each.endswith(("-wal", "-shm", "-journal")))
+    return sorted(files, key=os.path.getmtime)
 
 
 def blocks(file: BufferedIOBase) -> Iterator[bytes]:
@@ -125,19 +127,25 @@ class DbLog:
         self.warn = warn
         # SQLite's own locks would let a second server in. This file stays open: closing it would end those.
         self.file = open(path, "a+b")  # noqa: SIM115
-        lock(self.file)
+        if sys.platform.startswith("linux"):  # elsewhere the two kinds of lock are one, and SQLite is locked out
+            lock(self.file)
         self.file.seek(0)
         if self.file.read(16) not in (b"", b"SQLite format 3\0"):
             raise OSError(errno.EINVAL, "no SQLite database")
-        self.connection = sqlite3.connect(path, timeout=1, isolation_level=None)
-        with self.transaction() as execute:
-            columns = [row[1] for row in execute("PRAGMA table_info(reading)")]
-            if columns != DB_COLUMNS and execute("SELECT 1 FROM sqlite_master").fetchone():
-                raise OSError(errno.EINVAL, "a database, but not one of readings")
-            execute("CREATE TABLE IF NOT EXISTS reading (time TEXT NOT NULL, client TEXT NOT NULL, name TEXT,"
-                    " humidity REAL NOT NULL, temperature REAL NOT NULL, n INTEGER, UNIQUE (name, n))")
-        self.connection.execute("PRAGMA journal_mode = WAL")
-        self.connection.execute("PRAGMA synchronous = FULL")
+        try:
+            self.connection = sqlite3.connect(path, timeout=1, isolation_level=None)
+            with self.transaction() as execute:
+                columns = [row[1] for row in execute("PRAGMA table_info(reading)")]
+                if columns != DB_COLUMNS and execute("SELECT 1 FROM sqlite_master").fetchone():
+                    raise OSError(errno.EINVAL, "a database, but not one of readings")
+                execute("CREATE TABLE IF NOT EXISTS reading (time TEXT NOT NULL, client TEXT NOT NULL, name TEXT,"
+                        " humidity REAL NOT NULL, temperature REAL NOT NULL, n INTEGER, UNIQUE (name, n))")
+            self.connection.execute("PRAGMA journal_mode = WAL")
+            self.connection.execute("PRAGMA synchronous = FULL")
+            # What a killed predecessor committed, and did not flush, counts from now on.
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise OSError(errno.EIO, str(error)) from None
 
     @contextmanager
     def transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
@@ -168,7 +176,7 @@ class DbLog:
         for path in [*rotated(self.path), self.path]:
             query = "mode=ro" if path == self.path else "immutable=1"  # which leaves no files beside a rotated one
             try:
-                with closing(sqlite3.connect(f"file:{quote(path)}?{query}", uri=True)) as connection:
+                with closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?{query}", uri=True)) as connection:
                     for name, n in connection.execute(
                             "SELECT name, max(n) FROM reading WHERE name IS NOT NULL GROUP BY name ORDER BY max(n)"):
                         remember(found, name, n)

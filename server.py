@@ -279,8 +279,11 @@ class Server:
             if name:
                 self.names[name].last = int(n)
         for peer, named in self.questions:
+            last = self.names[named.name].last
+            if not last:
+                continue  # nothing of it is written yet
             key = self.keys[named.name] if self.keys else None
-            answer = format_ack(named.name, self.names[named.name].last, self.interval, named.mac, key)
+            answer = format_ack(named.name, last, self.interval, named.mac, key)
             with suppress(OSError):  # lost on its way, as far as the client knows: it asks again
                 self.sock.sendto(answer, peer)
 
@@ -321,6 +324,7 @@ class Server:
     def finish(self) -> None:
         """Write what is left, if that is possible now, and say the summary."""
         self.retry = 0.0
+        self.questions = []
         logged = self.append([])
         self.acknowledge(logged)
         self.show(logged)
@@ -334,7 +338,7 @@ class Server:
             f" + overflowed {self.overflowed}; dropped {dropped}")
         for reason, number in self.refused.most_common():
             say(f"refused {number}: {reason}")
-        heard = [item for item in [*self.names.items(), *self.plain.items()] if item[1].readings]
+        heard = [item for item in [*self.names.items(), *self.plain.items()] if item[1].readings or item[1].duplicates]
         senders = sorted(heard, key=lambda item: item[1].readings, reverse=True)
         for name, sender in senders[:SHOWN]:
             say(f"{name}: {sender.readings} readings"
@@ -392,7 +396,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = get_parser()
     options = parser.parse_args(argv)
     if options.new_key:
-        print(options.new_key, secrets.token_hex(32))
+        try:
+            os.write(1, f"{options.new_key} {secrets.token_hex(32)}\n".encode("ascii"))
+        except OSError as error:
+            parser.fail(f"cannot print the key ({error.strerror}); is stdout open, the disk full?")
         return 0
     paths = {os.path.splitext(path)[1]: path for path in options.log or ["datalog.txt", "datalog.csv"]}
     if options.log and len(paths) < len(options.log):
@@ -405,6 +412,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             keys = console.read_keys(options.keys)
         except OSError as error:
             parser.fail(f"cannot use the keys in {options.keys} ({error.strerror}); make them with --new-key")
+    stop = stop_signals()
     try:
         sock = listen(options.host, options.port)
     except OSError as error:
@@ -418,7 +426,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             logs.append(LOGS[ending](paths[ending], say))
         except OSError as error:
             parser.fail(f"cannot log to {paths[ending]} ({error.strerror}); give another file as --log")
-    stop = stop_signals()
     server = Server(sock, logs, Screen(None if options.quiet else sys.stdout), options.count, options.interval, keys)
     host, port = sock.getsockname()[:2]
     named = options.host and host not in ("0.0.0.0", "::")

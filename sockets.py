@@ -5,6 +5,7 @@ import errno
 import socket
 import struct
 import sys
+from contextlib import suppress
 
 RECEIVE_BUFFER = 4 << 20  # bytes asked of the kernel; Linux counts about 800 a datagram
 SO_MEMINFO, DROPS = 55, 8  # Linux 4.12: nine counters of a socket, the last of them its drops
@@ -22,9 +23,12 @@ def resolve(host: str, port: int) -> tuple[int, tuple[object, ...]]:
 
 def drops(sock: socket.socket) -> int | None:
     """Return how many datagrams the kernel has dropped at this socket, None where it does not tell."""
-    if not sys.platform.startswith("linux"):
-        return None
-    return int(struct.unpack("9I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[DROPS])
+    try:
+        if sys.platform.startswith("linux"):
+            return int(struct.unpack("9I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[DROPS])
+    except (OSError, struct.error):  # a kernel before 4.12
+        pass
+    return None
 
 
 def listen(host: str | None, port: int) -> socket.socket:
@@ -45,7 +49,8 @@ def bind(family: int, address: tuple[object, ...]) -> socket.socket:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    with suppress(OSError):  # macOS refuses what Linux cuts down to its limit
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     sock.setblocking(False)
     try:
         sock.bind(address)

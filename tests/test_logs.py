@@ -153,3 +153,34 @@ def test_a_failed_append_or_flush_leaves_nothing(tmp_path, monkeypatch, log):
     text.append([ROW])
     text.flush()
     assert path.read_bytes() == log + b"50.0,20.0\n"
+
+
+@pytest.mark.parametrize("nuls", [1, 100, 490, 508, 511, 512, 513, 1024, 4096, 70_000])
+def test_nuls_at_the_end_of_a_log(tmp_path, nuls):
+    path = tmp_path / "log.csv"
+    whole = HEADER + (PLAIN + "\n") * 20
+    path.write_bytes(whole.encode() + b"\0" * nuls)
+    logs.CsvLog(str(path), print)
+    assert path.read_text() == whole
+    notes = "dear diary\n" * 100 + "call 555" + "\0" * nuls
+    path = tmp_path / "notes.txt"
+    path.write_text(notes)
+    with pytest.raises(OSError, match="not a file of ours"):
+        logs.TextLog(str(path), print)
+    assert path.read_text() == notes
+
+
+def test_a_row_without_a_header_is_refused(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(PLAIN)
+    with pytest.raises(OSError, match="not a file of ours"):
+        logs.CsvLog(str(path), print)
+    assert path.read_text() == PLAIN
+
+
+def test_what_lies_beside_a_log_is_no_reason_to_fail(tmp_path):
+    log = logs.CsvLog(str(tmp_path / "log.csv"), print)
+    (tmp_path / "log.csv.old").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "log.csv.d").mkdir()
+    (tmp_path / "log.csv.2.gz").write_text("no gzip")
+    assert log.last() == {}

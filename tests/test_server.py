@@ -128,7 +128,7 @@ def test_a_second_server_on_the_log_refuses_to_start(script, server):
     server()
     second = script("server", "--port", 0)
     assert second.wait() == 1
-    assert "cannot log to datalog.txt (another process writes it); " in second.err
+    assert "cannot log to datalog.txt (another client or server writes it); " in second.err
 
 
 def test_logging_goes_on_without_a_reader_of_stdout(server, tmp_path):
@@ -163,3 +163,16 @@ def test_logging_goes_on_without_a_reader_of_stderr(script, tmp_path):
     assert running.stop() == 0
     os.close(reading)
     os.close(writing)
+
+
+def test_logging_goes_on_with_a_terminal_that_stands_still(server, tmp_path):
+    master, terminal = os.openpty()  # nobody reads it, as with a laptop that sleeps
+    running = server("--log", "a.txt", stdout=terminal)
+    for block in range(100):
+        send(running.port, *[b"50.0,20.0"] * 100)
+        until(lambda: len(lines(tmp_path / "a.txt")) == (block + 1) * 100)
+    assert running.stop() == 0
+    assert "logged 10000 " in running.err
+    assert os.read(master, 10).endswith(b" 1")
+    os.close(master)
+    os.close(terminal)
