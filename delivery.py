@@ -136,10 +136,8 @@ class Spool:
 
     def add(self, waiting: list[Waiting], n: int | None) -> None:
         """Write readings, and the n of the first of them if it has one."""
-        lines = b"".join(each.line() for each in waiting)
-        if n is not None:
-            lines += b"n,%d,%d\n" % (self.readings, n)
-        if self.write(lines):
+        lines = b"" if n is None else b"n,%d,%d\n" % (self.readings, n)  # before it: a torn end shall not hide it
+        if self.write(lines + b"".join([each.line() for each in waiting])):
             for each in waiting:
                 each.place = self.readings
                 self.readings += 1
@@ -154,9 +152,11 @@ class Spool:
     def clear(self) -> None:
         """Empty the file, all being acknowledged: on the disk, before a further n is sent."""
         try:
-            self.readings = 0
             if self.file:
                 self.file.clear()
+            self.readings = 0
+            if self.file:
+                self.file.flush()
         except OSError as error:
             self.failed(error)
 
@@ -165,8 +165,8 @@ class Spool:
         new = self.path + ".new"
         try:
             with open(new, "wb") as file:
-                file.writelines(each.line() for each in waiting)
                 file.write(b"" if n is None else b"n,0,%d\n" % n)
+                file.writelines(each.line() for each in waiting)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(new, self.path)
@@ -257,7 +257,8 @@ class Delivery:
         first = self.queue[0]
         if self.n is None:
             wall = int(time.time() * 1_000_000)
-            self.n = max(self.highest, wall if wall < N[1] - LEAP else 0, N[0]) + 1 + int(chance() * LEAP)
+            n = max(self.highest, wall if wall < N[1] - LEAP else 0, N[0]) + 1 + int(chance() * LEAP)
+            self.n = min(n, N[1] - 1)
             self.highest = self.n
             self.timeout = RESEND
             self.sends.clear()

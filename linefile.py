@@ -109,9 +109,8 @@ class LineFile:
             raise
 
     def clear(self) -> None:
-        """Empty the file, on the disk as well; raise OSError."""
+        """Empty the file; raise OSError."""
         self.file.truncate(0)
-        os.fsync(self.file.fileno())
 
     def fail(self) -> None:
         """Cut off what the last append wrote: now, else before the next one."""

@@ -27,7 +27,7 @@ from typing import Union
 from urllib.parse import quote
 
 from datagram import parse
-from linefile import LineFile, Warn, lock, was_moved
+from linefile import LINE, LineFile, Warn, lock, was_moved
 
 # time (seconds since 1970), client (IP address), name, reading, n; name and n are empty for a plain reading
 Row = tuple[float, str, str, str, str]
@@ -89,6 +89,8 @@ class CsvLog:
                         for name, n in dict(CSV_NAMED.findall(block)).items():
                             remember(found, name.decode("ascii"), int(n))
             except (OSError, EOFError, zlib.error) as error:
+                if path == self.path:
+                    raise
                 self.warn(f"{path}: read as far as it goes ({error}); duplicates of what is behind are not known")
         return found
 
@@ -100,8 +102,16 @@ class CsvLog:
 def rotated(path: str) -> list[str]:
     """Return what rotation has left of a log, the oldest first."""
     beside = [*glob.glob(glob.escape(path) + ".*"), *glob.glob(glob.escape(path) + "-*")]
-    files = (each for each in beside if os.path.isfile(each) and not each.endswith(("-wal", "-shm", "-journal")))
-    return sorted(files, key=os.path.getmtime)
+    files = [each for each in beside if not each.endswith(("-wal", "-shm", "-journal"))]
+    return sorted(filter(os.path.isfile, files), key=modified)
+
+
+def modified(path: str) -> float:
+    """Return when a file was modified, 0 if it is gone by now."""
+    try:
+        return os.path.getmtime(path)
+    except OSError:
+        return 0.0
 
 
 def blocks(file: BufferedIOBase) -> Iterator[bytes]:
@@ -110,6 +120,7 @@ def blocks(file: BufferedIOBase) -> Iterator[bytes]:
     for block in iter(lambda: file.read(1 << 20), b""):
         lines, _, rest = (rest + block).rpartition(b"\n")
         yield lines + b"\n"
+        rest = rest[-LINE:]  # no line of ours is longer
 
 
 def remember(found: dict[str, int], name: str, n: int) -> None:
@@ -140,6 +151,7 @@ class DbLog:
                     raise OSError(errno.EINVAL, "a database, but not one of readings")
                 execute("CREATE TABLE IF NOT EXISTS reading (time TEXT NOT NULL, client TEXT NOT NULL, name TEXT,"
                         " humidity REAL NOT NULL, temperature REAL NOT NULL, n INTEGER, UNIQUE (name, n))")
+                execute("PRAGMA user_version = 1")  # a write: what it cannot write, SQLite opens for reading only
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = FULL")
             # What a killed predecessor committed, and did not flush, counts from now on.
@@ -181,6 +193,8 @@ class DbLog:
                             "SELECT name, max(n) FROM reading WHERE name IS NOT NULL GROUP BY name ORDER BY max(n)"):
                         remember(found, name, n)
             except sqlite3.Error as error:
+                if path == self.path:
+                    raise OSError(errno.EIO, str(error)) from None
                 self.warn(f"{path}: not read ({error}); duplicates of what is in it are not known")
         return found
 

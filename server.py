@@ -426,7 +426,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             logs.append(LOGS[ending](paths[ending], say))
         except OSError as error:
             parser.fail(f"cannot log to {paths[ending]} ({error.strerror}); give another file as --log")
-    server = Server(sock, logs, Screen(None if options.quiet else sys.stdout), options.count, options.interval, keys)
+    screen = Screen(None if options.quiet else sys.stdout)
+    try:
+        server = Server(sock, logs, screen, options.count, options.interval, keys)
+    except OSError as error:
+        parser.fail(f"cannot read {logs[-1].path} ({error.strerror}); is its disk in order?")
     host, port = sock.getsockname()[:2]
     named = options.host and host not in ("0.0.0.0", "::")
     say(f"listening on {host if named else '*'}:{port}, logging to {', '.join(log.path for log in logs)}")

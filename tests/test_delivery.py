@@ -1,0 +1,458 @@
+"""Named readings through a bad network, with server and clients killed at every point: each exactly once."""
+import csv
+import os
+import random
+import re
+import signal
+import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import delivery
+from conftest import DEADLINE, Script, lines, needs, until
+from datagram import parse_ack
+from logs import LOGS
+from relay import Relay
+from test_faults import CALLS, calls, options, readings
+
+SEEDS = 20  # of each test at its full size
+RESEND = 0.01  # seconds; what waits longer is spooled
+LATE = 0.4  # seconds that a busy machine may take for that
+
+TIMERS = f"""
+import delivery
+delivery.RESEND = {RESEND}
+delivery.RESEND_MOST = {2 * RESEND}, {2 * RESEND}
+"""
+# A sensor whose readings are all different: the k-th ever taken is k/10 %, at a temperature of its own for each client
+# and each start of it. It notes what it read, and when (monotonic), in a file.
+COUNTER = TIMERS + """
+import os, time, dht_read
+def open_counter(sensor, pin):
+    note = open({note!r}, "a+b", buffering=0)
+    note.seek(0)
+    first = len(note.readlines())
+    def read():
+        nonlocal first
+        reading = first / 10, {temperature}
+        note.write(b"%.1f,%.1f %f\\n" % (*reading, time.monotonic()))
+        first += 1
+        return reading
+    return dht_read.Driver("simulated", "each is counted", read, 1, 0.0)
+dht_read.DRIVERS["simulated"] = open_counter
+"""
+
+
+class Client:
+    """A client that is killed and started again on its spool, and what of its readings must not be lost."""
+
+    def __init__(self, folder, number, port):
+        self.folder, self.number, self.port = folder, number, port
+        self.name = f"s{number}"
+        self.interval = 0.025 if number % 2 else 0.01
+        self.spool = folder / f"{self.name}.spool"
+        self.note = folder / f"{self.name}.taken"
+        self.starts = []  # a Script each
+        self.ends = []  # when they had ended (monotonic)
+        self.spooled = []  # readings that were in the spool before the start or when a client had ended
+
+    def start(self, count, interval, setup="", prefix=()):
+        setup = COUNTER.format(note=str(self.note), temperature=10 * self.number + len(self.starts)) + setup
+        self.starts.append(Script(self.folder, "client", "127.0.0.1", "--port", self.port, "--name", self.name,
+                                  "--spool", self.spool, "--driver", "simulated", "--interval", interval,
+                                  "--count", count, setup=setup, prefix=prefix))
+
+    @property
+    def process(self):
+        return self.starts[-1].process
+
+    def has_ended(self):
+        return self.process.poll() is not None
+
+    def taken(self):
+        """Return when each reading was taken."""
+        return {line.split()[0]: float(line.split()[1]) for line in lines(self.note)}
+
+    def note_end(self):
+        self.ends.append(time.monotonic())
+        assert not any("Traceback" in each.err for each in self.starts), self.starts[-1].err
+        self.spooled += [reading for reading in [line.split(",", 3)[3] for line in whole_lines(self.spool)
+                                                 if not line.startswith("n,")] if reading not in self.spooled]
+
+    def stop(self, number):
+        self.process.send_signal(number)
+        self.process.wait(DEADLINE)
+        self.note_end()
+
+    def printed(self):
+        """Return the readings of each start."""
+        return [each.out.splitlines() for each in self.starts]
+
+
+def whole_lines(path):
+    content = path.read_text() if path.exists() else ""
+    return content[:content.rfind("\n") + 1].splitlines()
+
+
+def k_of(reading):
+    """Return which reading of its sensor this is, as the counter has numbered them."""
+    return round(float(reading.split(",")[0]) * 10)
+
+
+def client_of(reading):
+    return int(float(reading.split(",")[1])) // 10
+
+
+class Rows:
+    """The rows of a CSV that is being written: name -> readings, and every n."""
+
+    def __init__(self, path):
+        self.path = path
+        self.read = 0
+        self.readings = {}
+        self.n = {}
+
+    def follow(self):
+        if self.path.exists():
+            with open(self.path, "rb") as file:
+                file.seek(self.read)
+                new = file.read()
+            new = new[:new.rfind(b"\n") + 1]
+            self.read += len(new)
+            for row in csv.reader(new.decode("ascii").splitlines()):
+                if row[5] != "n":
+                    self.readings.setdefault(row[2], []).append(f"{row[3]},{row[4]}")
+                    self.n.setdefault(row[2], []).append(int(row[5]))
+        return self
+
+    def delivered(self, name):
+        return len(self.readings.get(name, []))
+
+
+def in_database(path, name):
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+        found = connection.execute("SELECT humidity, temperature, n FROM reading WHERE name = ? ORDER BY rowid",
+                                   [name]).fetchall()
+    connection.close()
+    return [f"{humidity},{temperature}" for humidity, temperature, _ in found], [n for *_, n in found]
+
+
+def check(folder, clients, acknowledged, doubled=True):
+    """Compare the logs with what was read, spooled and acknowledged; return the age at the kill of what is missing.
+
+    doubled: a kill between two logs may have doubled a reading in the text log, or left one in the database alone.
+    """
+    rows = Rows(folder / "a.csv").follow()
+    text = readings(folder / "a.txt")
+    missing = []
+    for client in clients:
+        name = client.name
+        kept = rows.readings.get(name, [])
+        numbers = [k_of(reading) for reading in kept]
+        assert numbers == sorted(set(numbers)), f"{name} on the CSV: exactly once, in order"
+        assert rows.n[name] == sorted(set(rows.n[name]))
+        assert acknowledged.get(name, set()) <= set(rows.n[name]), "acknowledged, not on the CSV"
+        assert set(client.spooled) <= set(kept), "spooled, not on the CSV"
+        assert set(kept) <= client.taken().keys(), "made up"
+        own = [reading for reading in text if client_of(reading) == client.number]
+        numbers = [k_of(reading) for reading in own]
+        assert set(kept) <= set(own), "lost by the text log"
+        assert numbers == sorted(numbers if doubled else set(numbers)), f"{name} on the text log: in order"
+        if (folder / "a.db").exists():
+            inside, n = in_database(folder / "a.db", name)
+            numbers = [k_of(reading) for reading in inside]
+            assert numbers == sorted(set(numbers)), f"{name} in the database: exactly once, in order"
+            assert set(kept) <= set(inside) if doubled else kept == inside, "lost by the database"
+        taken = client.taken()
+        for printed, end in zip(client.printed(), client.ends):
+            lost = [reading for reading in printed if reading not in kept]
+            assert printed[len(printed) - len(lost):] == lost, "what is missing was printed last"
+            missing += [end - taken[reading] for reading in lost]
+    return missing
+
+
+def collect(acknowledged):
+    """Return a watch for the relay, which collects what was acknowledged: name -> n."""
+    def watch(answer):
+        ack = parse_ack(answer)
+        acknowledged.setdefault(ack.name, set()).add(ack.last)
+
+    return watch
+
+
+def through_a_bad_network(server, folder, seed, sensors, count, server_kills, client_kills, number):
+    """Deliver `count` readings of each sensor while server and clients get the signal `number`; return the ages."""
+    dice = random.Random(seed)
+    acknowledged = {}
+    rows = Rows(folder / "a.csv")
+    logs = "--quiet", "--host", "127.0.0.1", *options("a.txt", "a.csv", "a.db")
+    total = sensors * count
+
+    def start_server():
+        running = server(*logs, setup="import server; server.RETRY = 0.05")
+        relay.server = running.port
+        return running
+
+    with Relay(0, seed, loss=0.3, doubled=0.2, late=0.1, watch=collect(acknowledged)) as relay:
+        clients = [Client(folder, each, relay.port) for each in range(1, sensors + 1)]
+        # Each goes when so many readings are on the log, some clients when so many are taken: at any moment of a run,
+        # however fast it is. Those read as often as they can deliver, the others have a spool that grows.
+        kills = {client: sorted(dice.sample(range(1, count * 9 // 10), client_kills)) for client in clients}
+        kills[None] = sorted(dice.sample(range(1, total * 9 // 10), server_kills))
+        running = start_server()
+        try:
+            for client in clients:
+                client.start(count, client.interval)
+            end = time.monotonic() + 3 * DEADLINE
+            while not all(client.has_ended() for client in clients):
+                assert time.monotonic() < end, [client.starts[-1].err for client in clients]
+                rows.follow()
+                for client in clients:
+                    reached = len(client.taken()) if client.number % 2 else rows.delivered(client.name)
+                    if kills[client] and reached >= kills[client][0]:
+                        kills[client].pop(0)
+                        client.stop(number)
+                        client.start(max(1, count - len(client.taken())), client.interval)
+                if kills[None] and sum(rows.delivered(client.name) for client in clients) >= kills[None][0]:
+                    kills[None].pop(0)
+                    running.stop(number)
+                    assert "Traceback" not in running.err
+                    running = start_server()
+                time.sleep(0.002)
+            assert not any(kills.values()), "each was killed as often as it should be"
+            assert [client.process.returncode for client in clients] == [0] * sensors
+            assert not any(whole_lines(client.spool) for client in clients), "emptied once all is acknowledged"
+        finally:
+            for client in clients:
+                client.process.kill()
+                client.process.wait()
+    for client in clients:
+        client.note_end()
+    assert running.stop() == 0
+    missing = check(folder, clients, acknowledged, doubled=number == signal.SIGKILL)
+    taken = sum(len(client.taken()) for client in clients)
+    halfway = sensors * client_kills  # at most so many were noted by the driver and not yet returned at a kill
+    assert taken >= total and len(readings(folder / "a.csv")) >= taken - len(missing) - halfway
+    return missing
+
+
+FULL = [pytest.param(seed, 5, 400, 10, 3, marks=pytest.mark.long) for seed in range(SEEDS)]
+
+
+@pytest.mark.parametrize(("seed", "sensors", "count", "server_kills", "client_kills"),
+                         [(1000, 3, 40, 3, 1), (1001, 3, 40, 3, 1), *FULL])
+def test_killed_in_a_bad_network(server, tmp_path, seed, sensors, count, server_kills, client_kills):
+    missing = through_a_bad_network(server, tmp_path, seed, sensors, count, server_kills, client_kills, signal.SIGKILL)
+    print(f"missing {len(missing)}, read {max(missing, default=0) * 1000:.0f} ms before the kill at most")
+    assert all(age < RESEND + LATE for age in missing), "younger than the first timeout"
+
+
+@pytest.mark.parametrize(("seed", "sensors", "count", "server_kills", "client_kills"), [(1002, 3, 40, 3, 1), *FULL])
+def test_stopped_in_a_bad_network_nothing_is_missing(server, tmp_path, seed, sensors, count, server_kills,
+                                                     client_kills):
+    assert through_a_bad_network(server, tmp_path, seed, sensors, count, server_kills, client_kills,
+                                 signal.SIGTERM) == []
+
+
+def test_stopped_before_anything_was_spooled_or_acknowledged(server, tmp_path):
+    acknowledged = {}
+    running = server("--quiet", "--host", "127.0.0.1", *options("a.txt", "a.csv"))
+    with Relay(running.port, loss=1, watch=collect(acknowledged)) as relay:
+        client = Client(tmp_path, 1, relay.port)
+        client.start(100, 0.01, "delivery.RESEND = 60")
+        until(lambda: len(client.starts[0].out.splitlines()) >= 5)
+        assert whole_lines(client.spool) == []
+        client.stop(signal.SIGTERM)
+        assert client.process.returncode == 0
+        assert {*client.printed()[0]} <= {*client.spooled}
+        relay.loss = 0
+        client.start(1, 0.01)
+        assert client.starts[-1].wait() == 0
+        client.note_end()
+    assert running.stop() == 0
+    assert check(tmp_path, [client], acknowledged, doubled=False) == []
+
+
+# strace makes the k-th such call, on a log or the spool, kill the server or the client, or fail. The run that is
+# disturbed begins with a spool that has grown long and logs that have all of it but the last reading; the answer to
+# the one before was lost.
+SPOOLED = 18
+ROOM = "import delivery; delivery.QUEUE = 8; delivery.RESEND = 0.03\n"  # a spool of twice the queue is written anew
+
+
+def reading_of(k):
+    return f"{k / 10:.1f},10.0"
+
+
+def prepare(client, logs):
+    """Write the spool and the logs with which a short run begins."""
+    wall = int(time.time() * 1_000_000) - 1_000_000
+    waiting = [delivery.Waiting(reading_of(k), delivery.BOOT, delivery.boottime(), time.time())
+               for k in range(SPOOLED)]
+    sent = b"n,%d,%d\n" % (SPOOLED - 2, wall + SPOOLED - 2)
+    client.spool.write_bytes(b"".join(each.line() for each in waiting) + sent)
+    client.spooled = [each.reading for each in waiting]
+    client.note.write_text("".join(f"{reading_of(k)} {time.monotonic()}\n" for k in range(SPOOLED)))
+    for log in logs:
+        path = str(client.folder / log)
+        LOGS[os.path.splitext(log)[1]](path, pytest.fail).append(
+            [(time.time(), "127.0.0.1", client.name, reading_of(k), str(wall + k)) for k in range(SPOOLED - 1)])
+
+
+def strace(folder, trace, paths=(), inject=None):
+    words = ["strace", "-D", "-f", "-y", "-o", folder / "trace", "-e", f"trace={trace}"]
+    for path in paths:
+        words += ["-P", path]
+    return words + (["-e", f"inject={inject}"] if inject else [])
+
+
+def short_run(folder, logs, disturbed, call="", inject=None):
+    """Deliver what a spool holds and four more readings; the `disturbed` script runs under strace.
+
+    What is killed is started again, undisturbed. call: what is disturbed, if it is not a call on a file. Return the
+    trace, the exit codes of what ended before its time, and how old at the kill the readings were that are missing.
+    """
+    folder.mkdir()
+    paths = [folder / name for log in logs for name in (log, f"{log}-wal", f"{log}-shm", f"{log}-journal")]
+    if disturbed == "client":
+        paths = [folder / "s1.spool", folder / "s1.spool.new"]
+    prefix = strace(folder, call or CALLS, () if call else paths, inject)
+    acknowledged, early, started, ended = {}, [], [], []
+    collected = collect(acknowledged)
+
+    def watch(answer):
+        collected(answer)
+        if parse_ack(answer).last not in Rows(folder / "a.csv").follow().n["s1"]:
+            early.append(answer)
+
+    def start_server(prefix=()):
+        running = Script(folder, "server", "--quiet", "--host", "127.0.0.1", "--port", 0,
+                         *options(*(folder / log for log in logs)),
+                         prefix=prefix, setup="import server; server.RETRY = 0.05")
+        started.append(running)
+        until(lambda: running.process.poll() is not None or "on the Pi" in running.err)
+        if running.process.poll() is None:
+            relay.server = int(re.search(r"^listening on \S+:(\d+)", running.err, re.MULTILINE)[1])
+
+    with Relay(loss=1, watch=watch) as relay:
+        client = Client(folder, 1, relay.port)
+        prepare(client, logs)
+        try:
+            start_server(prefix if disturbed == "server" else ())
+            client.start(4, 0.06, ROOM, prefix if disturbed == "client" else ())
+
+            def goes_on():
+                if started[-1].process.poll() is not None:
+                    ended.append(started[-1].process.returncode)
+                    start_server()
+                if reading_of(SPOOLED + 1) in lines_of(client.spool) or client.has_ended():
+                    relay.loss = 0
+                if client.process.poll() == -signal.SIGKILL:
+                    ended.append(client.process.returncode)
+                    client.note_end()
+                    client.start(max(1, SPOOLED + 4 - len(client.taken())), 0.06, ROOM)
+                return client.process.poll() not in (None, -signal.SIGKILL)
+
+            until(goes_on, f"the end, {inject}")
+            client.note_end()
+            assert client.process.returncode == 0
+            if started[-1].process.poll() is None:
+                started[-1].stop()
+            else:
+                ended.append(started[-1].process.returncode)
+            assert not any("Traceback" in each.err for each in started), (inject, started[0].err)
+        finally:
+            for each in [*client.starts, *started]:
+                each.process.kill()
+                each.process.wait()
+    try:
+        assert early == [], "acknowledged, and not on the CSV at that moment"
+        missing = check(folder, [client], acknowledged, doubled=-signal.SIGKILL in ended)
+    except AssertionError as error:
+        raise AssertionError(f"{disturbed} {inject}: {error}\n{started[0].err}") from error
+    assert len(client.taken()) >= SPOOLED + 4
+    until(lambda: "+++ " in (folder / "trace").read_text(), "the end of the trace")
+    return (folder / "trace").read_text(), ended, missing
+
+
+def lines_of(spool):
+    return [line.split(",", 3)[-1] for line in whole_lines(spool)]
+
+
+def at_every_call(folder, logs, disturbed, fault):
+    """Disturb a run at each of its calls in turn; return how many there were and how many runs they ended."""
+    needs("strace")
+    trace, *_ = short_run(folder / "trace", logs, disturbed)
+    points = [("", *call) for call in calls(trace)]
+    trace, *_ = short_run(folder / "sends", logs, disturbed, "sendto")
+    points += [("sendto", "sendto", k) for k in range(1, trace.count(" sendto(") + 1)]
+
+    def run(point):
+        call, name, k = point
+        return short_run(folder / f"{name}{k}", logs, disturbed, call, f"{name}:{fault}:when={k}")
+
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(run, points))
+    names = [name for _, name, _ in points]
+    ages = [age for *_, missing in runs for age in missing]
+    assert all(age < RESEND + LATE for age in ages)
+    ends = sum(bool(ended) for _, ended, _ in runs)
+    print(f"{disturbed} {fault}: {len(runs)} runs, {ends} ended early, missing {len(ages)}; "
+          + ", ".join(f"{names.count(name)} {name}" for name in sorted(set(names))))
+    return names, ends
+
+
+BOTH = ["a.txt", "a.csv"]
+ALL = pytest.param([*BOTH, "a.db"], marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize("logs", [BOTH, ALL], ids=len)
+def test_the_client_killed_at_every_call(tmp_path, logs):
+    names, ends = at_every_call(tmp_path, logs, "client", "signal=KILL")
+    assert {"openat", "write", "fsync", "rename", "ftruncate", "sendto"} <= set(names)
+    assert ends > len(names) * 0.8, "a run has not always as many calls"
+
+
+@pytest.mark.parametrize("logs", [BOTH, ALL], ids=len)
+@pytest.mark.parametrize("fault", ["signal=KILL", "error=ENOSPC", "error=EIO"])
+def test_the_server_disturbed_at_every_call(tmp_path, logs, fault):
+    names, ends = at_every_call(tmp_path, logs, "server", fault)
+    assert {"openat", "write", "fsync", "sendto"} <= set(names)
+    if fault == "signal=KILL":
+        assert ends > len(names) * 0.8
+
+
+def test_a_spool_torn_at_any_byte(tmp_path, monkeypatch):
+    """As a power cut would leave it: a beginning of what waits, each as it was read, the first with its n."""
+    monkeypatch.setattr(delivery, "say", lambda line: None)
+    path = tmp_path / "whole.spool"
+    read = ["50.0,20.1", "50.1,-10.5", "100.0,-40.0"]
+    n = 1_700_000_000_000_000
+    spool = delivery.Spool(str(path))
+    spool.add([delivery.Waiting(reading, delivery.BOOT, 1234.5, 1_700_000_000.0) for reading in read], n)
+    whole = path.read_bytes()
+    for cut in range(len(whole) + 1):
+        torn = tmp_path / f"{cut}.spool"
+        torn.write_bytes(whole[:cut])
+        queue, first = delivery.Spool(str(torn)).load()
+        found = [each.reading for each in queue]
+        assert found == read[:len(found)], f"cut after {cut} bytes, {whole[:cut][-30:]}"
+        assert first == n or not found, f"cut after {cut} bytes: sent again with another n, and so logged twice"
+
+
+def test_an_answer_follows_a_sync_of_every_log(tmp_path):
+    """Of what was on the logs at the start as well: a server that was killed before its sync may have written it."""
+    trace, *_ = short_run(tmp_path / "run", BOTH, "server", "write,fsync,sendto")
+    unsynced = {"a.txt", "a.csv"}
+    answers = 0
+    for call, log in re.findall(r" (write|fsync|sendto)\(\d+<(?:.*/)?(.*?)>", trace):
+        if call == "write" and log in BOTH:
+            unsynced.add(log)
+        elif call == "fsync":
+            unsynced.discard(log)
+        elif call == "sendto":
+            answers += 1
+            assert not unsynced, f"answer {answers}"
+    assert answers >= 5

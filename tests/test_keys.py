@@ -1,0 +1,619 @@
+"""Keys: who has none can neither write into the logs nor make a client forget; the true client is unharmed."""
+import ast
+import gzip
+import hashlib
+import random
+import re
+import socket
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import console
+import datagram
+from conftest import ROOT, lines, until
+from datagram import N, format_ack, format_named, parse, parse_ack
+from test_load import resident
+
+KITCHEN, ATTIC = bytes(range(32)), bytes(range(32, 64))
+QUICK = "import delivery; delivery.RESEND = 0.03; delivery.RESEND_MOST = 0.03, 0.03\n"
+START = 1763719202000000
+
+
+def write_keys(path, *keys, mode=0o600):
+    path.write_text("".join(f"{name} {key.hex()}\n" for name, key in keys))
+    path.chmod(mode)
+    return path
+
+
+@pytest.fixture
+def keys(tmp_path):
+    return write_keys(tmp_path / "keys", ("kitchen", KITCHEN), ("attic", ATTIC))
+
+
+@pytest.fixture
+def desktop():
+    """Return a socket that plays the server, on loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(10)
+        yield sock
+
+
+def ask(port, *questions):
+    """Send from one socket, and return the answers up to that of the last, which has to be a good one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(10)
+        sock.connect(("127.0.0.1", port))
+        for question in questions[:-1]:
+            sock.send(question)
+        time.sleep(0.05)  # so that it is not in one batch with the others: their answers, if any, come first
+        sock.send(questions[-1])
+        end = b"ack,%s," % parse(questions[-1])[1].name.encode()
+        answers = [sock.recv(300)]
+        while not answers[-1].startswith(end):
+            answers.append(sock.recv(300))
+        return answers
+
+
+# The MAC, written without the product's means (RFC 2104)
+
+def oracle_mac(key, body):
+    block = key.ljust(64, b"\0")
+    inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block) + body).digest()
+    return hashlib.sha256(bytes(byte ^ 0x5c for byte in block) + inner).hexdigest()[:32].encode()
+
+
+names = st.text("ABCxyz0189._-", min_size=1, max_size=32)
+ns = st.integers(N[0], N[1] - 1)
+ages = st.integers(0, 999_999_999_000).map(lambda milliseconds: milliseconds / 1000)
+readings = st.builds(lambda h, t: datagram.format(h / 10, t / 10), st.integers(0, 1000), st.integers(-400, 800))
+maybe_keys = st.none() | st.binary(min_size=32, max_size=32)
+intervals = st.none() | st.integers(2, 86400)
+
+
+@given(readings, names, ns, ages, maybe_keys)
+def test_a_named_reading_comes_back_as_it_was_sent(reading, name, n, age, key):
+    sent = format_named(reading, name, n, age, key)
+    assert len(sent) <= datagram.LIMIT
+    assert sent.decode().split(",")[:4] == [*reading.split(","), name, str(n)]
+    back, named = parse(sent)
+    assert (back, named.name, named.n, named.age) == (reading, name, n, age)
+    assert named.mac == (key and oracle_mac(key, sent[:-33]))
+    if key:
+        assert datagram.verify(sent, key) and datagram.verify(sent + b"\r\n", key)
+        assert not datagram.verify(sent, key[::-1]) or key == key[::-1]
+        assert not datagram.verify(sent, key, b"0" * 32)
+
+
+@given(names, ns, intervals, maybe_keys, st.binary(min_size=16, max_size=16))
+def test_an_acknowledgement_comes_back_as_it_was_sent(name, last, interval, key, question):
+    question = question.hex().encode()
+    sent = format_ack(name, last, interval, question if key else None, key)
+    ack = parse_ack(sent)
+    assert (ack.name, ack.last, ack.interval) == (name, last, interval)
+    assert ack.mac == (key and oracle_mac(key, question + b"," + sent[:-33]))
+    if key:
+        assert datagram.verify(sent, key, question)
+        assert not datagram.verify(sent, key) and not datagram.verify(sent, key, question[::-1]) or (
+            question == question[::-1])
+
+
+number = st.from_regex(rb"\A[ \t]?-?[0-9]{1,3}(\.[0-9]{1,3})?\Z")
+questions = st.builds(lambda *fields: b",".join(fields), number, number, names.map(str.encode),
+                      st.from_regex(rb"\A[ ]?[1-9][0-9]{15}\Z"), st.from_regex(rb"\A[0-9]{1,10}\.[0-9]{3}\n?\Z"))
+
+
+@given(questions, maybe_keys, intervals, ns)
+def test_an_answer_is_never_longer_than_its_question(question, key, interval, last):
+    question = datagram.sign(question.rstrip(), key)
+    try:
+        named = parse(question)[1]
+    except ValueError:
+        return  # is not answered
+    assert len(format_ack(named.name, last, interval, named.mac, key)) <= len(question)
+
+
+@pytest.mark.parametrize("key", [None, KITCHEN], ids=["unsigned", "signed"])
+def test_the_longest_answer_to_the_shortest_question(key):
+    question = datagram.sign(b"0,0,k,1000000000000000,0.000", key)
+    assert len(format_ack("k", N[1] - 1, 86400, parse(question)[1].mac, key)) == len(question)
+
+
+@given(st.binary(max_size=300) | questions | st.from_regex(datagram.ACK, fullmatch=True)
+       | st.from_regex(datagram.NAMED, fullmatch=True))
+def test_what_cannot_be_parsed_raises_a_value_error_and_nothing_else(sent):
+    for parser in parse, parse_ack:
+        try:
+            parser(sent)
+        except ValueError as error:
+            assert len(str(error)) < 60
+
+
+BOUNDS = {  # n, age: is it a reading?
+    ("1000000000000000", "0.000"): True,
+    ("8999999999999999", "999999999.999"): True,
+    ("8999999999999999", "000000000.001"): True,
+    ("0999999999999999", "0.000"): False,
+    ("9000000000000000", "0.000"): False,
+    ("9999999999999999", "0.000"): False,
+    ("999999999999999", "0.000"): False,
+    ("10000000000000000", "0.000"): False,
+    ("9" * 200, "0.000"): False,
+    ("-100000000000000", "0.000"): False,
+    ("+100000000000000", "0.000"): False,
+    ("1e15", "0.000"): False,
+    ("100000000000000_", "0.000"): False,
+    ("١٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠", "0.000"): False,
+    ("1000000000000000", "1000000000.000"): False,
+    ("1000000000000000", "9" * 200 + ".000"): False,
+    ("1000000000000000", "-0.001"): False,
+    ("1000000000000000", "0"): False,
+    ("1000000000000000", "0.00"): False,
+    ("1000000000000000", "0.0000"): False,
+    ("1000000000000000", ".000"): False,
+    ("1000000000000000", "nan"): False,
+    ("1000000000000000", "inf"): False,
+    ("1000000000000000", "1e3.000"): False,
+    ("1000000000000000", ""): False,
+    ("", "0.000"): False,
+}
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+def test_n_and_age_at_and_past_their_bounds_never_stop_the_server(server, tmp_path, keys, signed):
+    running = server("--quiet", *(["--keys", keys] if signed else []))
+    key = KITCHEN if signed else None
+    number = 0
+
+    def answered(n, age):
+        """Send a reading as kitchen and, to know the end, one as attic; tell whether the first was answered."""
+        nonlocal number
+        number += 1
+        first = datagram.sign(f"50.0,20.0,kitchen,{n},{age}".encode(), key)
+        answers = ask_quickly(format_named("51.0,20.0", "attic", START + number, 0.0, ATTIC if signed else None))(first)
+        return [answer.startswith(b"ack,kitchen,") for answer in answers] == [True, False]
+
+    def ask_quickly(last):
+        def both(first):
+            sock.send(first)
+            sock.send(last)
+            answers = [sock.recv(300)]
+            while not answers[-1].startswith(b"ack,attic,%d," % (START + number)):
+                answers.append(sock.recv(300))
+            return answers
+        return both
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(10)
+        sock.connect(("127.0.0.1", running.port))
+        for (n, age), good in BOUNDS.items():
+            assert answered(n, age) == good, (n, age)
+
+        @settings(max_examples=200, deadline=None)
+        @given(st.integers(-10, 10**17) | st.sampled_from([N[0] - 1, N[0], N[1] - 1, N[1]]), st.integers(-5, 10**13))
+        def every(n, milliseconds):
+            age = f"{milliseconds / 1000:.3f}"
+            assert answered(n, age) == (N[0] <= n < N[1] and 0 <= milliseconds < 10**12), (n, age)
+
+        every()
+    assert running.stop() == 0
+    assert all(re.fullmatch(r"\d{4}-[\d:T.-]{18}Z,127.0.0.1,(kitchen|attic),5[01].0,20.0,[1-8]\d{15}", line)
+               for line in lines(tmp_path / "datalog.csv")[1:])
+
+
+# Attackers
+
+def attacks():
+    """Return what an attacker may send who has attic's key and has seen a datagram of kitchen's, with the reason."""
+    good = format_named("50.0,20.0", "kitchen", START + 10**6, 0.0, KITCHEN)
+    body, mac = good[:-33], good[-32:]
+    of_attic = format_named("50.0,20.0", "attic", START + 10**6, 0.0, ATTIC)
+    return [
+        (b"74.3,25.7", "unsigned"),  # plain
+        (body, "unsigned"),
+        (body + b",", "not a reading"),
+        (body + b"," + mac[:31], "not a reading"),
+        (body + b"," + mac + b"0", "not a reading"),
+        (body + b"," + mac.upper(), "not a reading"),
+        (body + b"," + mac + b"," + mac, "not a reading"),
+        (body + b"," + b"0" * 32, "wrongly signed"),
+        (format_named("50.0,20.0", "kitchen", START + 10**6, 0.0, ATTIC), "wrongly signed"),  # attic's own key
+        (of_attic.replace(b"attic", b"kitchen"), "wrongly signed"),
+        (good.replace(b"kitchen", b"attic"), "wrongly signed"),
+        (good.replace(b"50.0", b"50.1"), "wrongly signed"),
+        (good.replace(b"0.000", b"9.000"), "wrongly signed"),
+        (good.replace(b"50.0,", b"50.0, "), "wrongly signed"),
+        (datagram.sign(body, KITCHEN, b"0" * 32), "wrongly signed"),  # as an answer is
+        (datagram.sign(body, b""), "wrongly signed"),
+        (datagram.sign(body, KITCHEN.hex().encode()), "wrongly signed"),  # the hex digits are not the key
+        (format_named("50.0,20.0", "cellar", START, 0.0, KITCHEN), "name without a key"),
+        (format_ack("kitchen", START + 10**6, 2, mac, KITCHEN), "not a reading"),
+        (datagram.sign(b"74.3,25.7", KITCHEN), "not a reading"),
+    ]
+
+
+def test_only_what_is_signed_with_its_own_key_is_taken_or_answered(server, script, keys, tmp_path):
+    running = server("--quiet", "--keys", keys)
+    pi = write_keys(tmp_path / "pi", ("kitchen", KITCHEN))
+    true = script("client", "127.0.0.1", "--port", running.port, "--driver", "simulated", "--interval", 0.02,
+                  "--count", 30, "--key", pi, "--spool", "spool")
+    until(lambda: true.out.count("\n") > 3)
+    good = format_named("50.0,20.0", "kitchen", START + 10**6, 0.0, KITCHEN)
+    flipped = [good[:k] + bytes([good[k] ^ 1 << bit]) + good[k + 1:] for k in range(len(good)) for bit in range(8)]
+    table = attacks()
+    last = format_named("51.0,20.0", "attic", START, 0.0, ATTIC)
+    answers = ask(running.port, *(sent for sent, _ in table), *flipped, last)
+    assert answers == [format_ack("attic", START, None, last[-32:], ATTIC)], "and no other"
+    assert true.wait() == 0 and running.stop() == 0
+    assert true.err.splitlines()[-1] == "closing socket" and len(true.err.splitlines()) == 3, "unharmed"
+    logged = [line.split(",")[2:5] for line in lines(tmp_path / "datalog.csv")[1:]]
+    assert logged.count(["attic", "51.0", "20.0"]) == 1
+    assert [",".join(reading) for name, *reading in logged if name == "kitchen"] == true.out.splitlines()
+    refused = {line[1]: int(line[0]) for line in re.findall(r"^refused (\d+): ([^:\n]+)$", running.err, re.MULTILINE)}
+    assert sum(refused.values()) == len(table) + len(flipped)
+    for reason in {reason for _, reason in table}:
+        assert refused[reason] >= sum(each == reason for _, each in table)
+    assert "duplicates 0 " in running.err
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+def test_a_replay_is_a_duplicate_at_once_after_a_new_start_and_after_rotation(server, keys, tmp_path, signed):
+    options = ["--quiet", *(["--keys", keys] if signed else [])]
+    key, csv = KITCHEN if signed else None, tmp_path / "datalog.csv"
+    seen = [format_named(f"5{k}.0,20.0", "kitchen", START + k, 0.0, key) for k in range(5)]
+    last = [format_ack("kitchen", START + 4, None, question[-32:] if signed else None, key) for question in seen]
+
+    def answers(*sent):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(10)
+            sock.connect(("127.0.0.1", running.port))
+            found = []
+            for question in sent:
+                sock.send(question)
+                found.append(sock.recv(300))
+            return found
+
+    running = server(*options)
+    assert answers(*seen)[-1] == last[-1]
+    assert answers(*seen) == last, "which fits no reading but the last: nothing else is freed"
+    logged = csv.read_bytes()
+    assert running.stop() == 0 and "logged 5 + duplicates 5 " in running.err
+    for rotate in [
+        lambda: None,
+        lambda: csv.rename(tmp_path / "datalog.csv.1"),
+        lambda: ((tmp_path / "datalog.csv.2.gz").write_bytes(gzip.compress((tmp_path / "datalog.csv.1").read_bytes())),
+                 (tmp_path / "datalog.csv.1").unlink()),
+    ]:
+        rotate()
+        running = server(*options)
+        assert answers(*seen) == last
+        assert running.stop() == 0 and "logged 0 + duplicates 5 " in running.err
+    assert csv.read_bytes() == logged.splitlines(keepends=True)[0]
+    running = server(*options)
+    answers(format_named("60.0,20.0", "kitchen", START + 5, 0.0, key))
+    csv.rename(tmp_path / "datalog.csv.1")  # under way
+    answers(*seen)
+    assert running.stop() == 0 and "logged 1 + duplicates 5 " in running.err
+
+
+def test_a_server_without_keys_refuses_what_is_signed(server, tmp_path):
+    running = server("--quiet")
+    answers = ask(running.port, format_named("50.0,20.0", "kitchen", START, 0.0, KITCHEN), b"74.3,25.7",
+                  format_named("51.0,20.0", "attic", START, 0.0))
+    assert answers == [b"ack,attic,%d," % START]
+    assert running.stop() == 0
+    assert "\nrefused 1: signed, and this server has no --keys\n" in running.err
+    assert len(lines(tmp_path / "datalog.csv")) == 3
+
+
+@pytest.mark.parametrize("number", [30_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+def test_a_great_number_of_names_is_bounded(server, tmp_path, number):
+    dice = random.Random(6)
+    running = server("--quiet")
+    sizes = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)  # for the answers
+        sock.connect(("127.0.0.1", running.port))
+
+        def settle():
+            """Wait until the server has come so far: a known name is answered."""
+            question = format_named("51.0,20.0", "known", START + sent, 0.0)
+            end = time.monotonic()
+
+            def answered():
+                nonlocal end
+                if time.monotonic() >= end:
+                    sock.send(question)
+                    end = time.monotonic() + 1
+                try:
+                    while True:
+                        if sock.recv(300) == b"ack,known,%d," % (START + sent):
+                            return True
+                except BlockingIOError:
+                    return False
+
+            until(answered)
+
+        sent = 0
+        settle()
+        while sent < number:
+            for _ in range(1000):
+                sock.send(format_named("50.0,20.0", dice.randbytes(16).hex(), START, 0.0))
+            sent += 1000
+            settle()
+            if sent in (15_000, number):
+                sizes.append(resident(running))
+    print(f"resident after 15,000 names {sizes[0]:.1f} MiB, after {number:,} {sizes[1]:.1f} MiB")
+    assert sizes[1] < sizes[0] + 1
+    assert running.stop() == 0
+    rows = [line.split(",")[2] for line in lines(tmp_path / "datalog.csv")[1:]]
+    assert len(set(rows)) == 10_000
+    dropped = int(re.search(r"dropped (\d+)$", running.err, re.MULTILINE)[1])
+    refused = int(re.search(r"^refused (\d+): too many names$", running.err, re.MULTILINE)[1])
+    assert number - dropped <= refused + 9_999 <= number
+    assert running.err.count("\n") < 200 + number / 5000, "about a line a second"
+
+
+# Answers that a client must not believe
+
+def wrong_answers(name, n, mac, old, key):
+    """Return answers to the reading n that must change nothing; `old`: the true one to the reading before."""
+    def signed(last, interval=None, question=mac, key=key, name=name):
+        return format_ack(name, last, interval, question, key)
+
+    return {
+        "unsigned": format_ack(name, n, None),
+        "unsigned, an interval": format_ack(name, n, 5),
+        "unsigned, a higher one": format_ack(name, n + 10**9, None),
+        "another's key": signed(n, key=ATTIC),
+        "another's key, an interval": signed(n, 5, key=ATTIC),
+        "another's key, a higher one": signed(n + 10**9, key=ATTIC),
+        "another's name": signed(n, name="attic"),
+        "a mac of zeros": format_ack(name, n, None) + b"," + b"0" * 32,
+        "the question's mac": format_ack(name, n, None) + b"," + mac,
+        "a mac over the answer alone": signed(n, 5, question=None),
+        "to another question": signed(n, 5, question=b"0" * 32),
+        "replayed": old,
+        "replayed, with the new n": re.sub(rb"(ack,[^,]*,)\d+", rb"\g<1>%d" % n, old),
+        "a lower one, with an interval": signed(n - 1, 5),
+        "above what could be followed": signed(N[1] - 1, 5),
+        "cut": signed(n)[:-1],
+        "too long": signed(n) + b" " * 300,
+        "no answer": b"\0" * 100,
+        "empty": b"",
+        "the question": format_named("50.0,20.0", name, n, 0.0, key),
+    }
+
+
+def test_a_client_with_a_key_believes_only_the_answer_to_its_question(desktop, script, tmp_path):
+    pi = write_keys(tmp_path / "pi", ("kitchen", KITCHEN))
+    cases = list(wrong_answers("kitchen", START, b"1" * 32, b"ack,kitchen,1,,0", KITCHEN))
+    client = script("client", "127.0.0.1", "--port", desktop.getsockname()[1], "--driver", "simulated", "--interval",
+                    0.01, "--count", len(cases) + 1, "--key", pi, "--spool", "spool", setup=QUICK)
+    old, before = b"", 0
+    for case in ["none before the first", *cases]:
+        question, peer = desktop.recvfrom(300)
+        while parse(question)[1].n == before:  # sent again before it was answered
+            question, peer = desktop.recvfrom(300)
+        reading, named = parse(question)
+        if old:
+            desktop.sendto(wrong_answers("kitchen", named.n, named.mac, old, KITCHEN)[case], peer)
+            for _ in range(2):
+                again = desktop.recv(300)
+                assert parse(again)[0] == reading and parse(again)[1].n == named.n, f"{case}: it waits still"
+                assert datagram.verify(again, KITCHEN)
+        old, before = format_ack("kitchen", named.n, None, named.mac, KITCHEN), named.n
+        desktop.sendto(old, peer)
+    assert client.wait() == 0
+    assert client.out.count("\n") == len(cases) + 1
+    talk = [line for line in client.err.splitlines() if not re.match("driver|sending to|closing socket", line)]
+    assert talk == ["an acknowledgement of 8999999999999999 is ignored: no n could follow"]
+
+
+def test_the_answer_to_any_of_the_last_16_sends_is_taken_and_to_no_earlier_one(desktop, script, tmp_path):
+    pi = write_keys(tmp_path / "pi", ("kitchen", KITCHEN))
+    client = script("client", "127.0.0.1", "--port", desktop.getsockname()[1], "--driver", "simulated",
+                    "--count", 1, "--key", pi, "--spool", "spool",
+                    setup=QUICK + "delivery.chance = lambda: 0.999; delivery.RESEND_MOST = 0.04, 0.04\n")
+    sends = []
+    while len(sends) < 20:
+        question, peer = desktop.recvfrom(300)
+        sends.append(parse(question)[1])
+    assert len({each.n for each in sends}) == 1 and len({each.mac for each in sends}) == 20
+    desktop.sendto(format_ack("kitchen", sends[3].n, None, sends[3].mac, KITCHEN), peer)  # 17th from the last
+    assert parse(desktop.recv(300))[1].n == sends[3].n, "it waits still"
+    desktop.sendto(format_ack("kitchen", sends[8].n, None, sends[8].mac, KITCHEN), peer)
+    assert client.wait() == 0
+
+
+def test_an_interval_past_its_bounds_is_not_taken_over(desktop, script):
+    intervals = [0, 1, 86401, 99999]
+    client = script("client", "127.0.0.1", "--port", desktop.getsockname()[1], "--driver", "simulated", "--interval",
+                    0.01, "--count", len(intervals) + 1, "--name", "kitchen", "--spool", "spool")
+    for interval in [*intervals, None]:
+        question, peer = desktop.recvfrom(300)
+        desktop.sendto(format_ack("kitchen", parse(question)[1].n, interval), peer)
+    assert client.wait() == 0
+    assert "interval" not in client.err
+
+
+@pytest.mark.parametrize("last", [N[1] - 10**6 - 1, N[1] - 10**6, N[1] - 10**6 + 1, N[1] - 1])
+def test_whatever_the_answer_the_next_n_is_one(desktop, script, last):
+    client = script("client", "127.0.0.1", "--port", desktop.getsockname()[1], "--driver", "simulated", "--count", 1,
+                    "--name", "kitchen", "--spool", "spool", setup=QUICK + "delivery.chance = lambda: 1 - 2**-32\n")
+    question, peer = desktop.recvfrom(300)
+    desktop.sendto(format_ack("kitchen", last, None), peer)
+    for _ in range(3):
+        question = desktop.recv(300)
+    assert N[0] <= int(question.split(b",")[3]) < N[1]
+    desktop.sendto(format_ack("kitchen", parse(question)[1].n, None), peer)
+    assert client.wait() == 0
+
+
+def test_a_client_in_a_flood_of_answers_goes_on_reading(desktop, script):
+    """Garbage comes faster than it can be read: each datagram that is taken leaves another one in the socket."""
+    client = script("client", "127.0.0.1", "--port", desktop.getsockname()[1], "--driver", "simulated",
+                    "--interval", 0.02, "--name", "kitchen", "--spool", "spool", setup="""
+import delivery
+take = delivery.Delivery.receive
+
+def flood(self):
+    self.link.sock.sendto(b"ack,kitchen,1000000000000001,", ("127.0.0.1", self.link.sock.getsockname()[1]))
+    take(self)
+
+delivery.Delivery.receive = flood
+""")
+    _, peer = desktop.recvfrom(300)
+    desktop.sendto(b"the first", peer)
+    already = client.out.count("\n")
+    until(lambda: client.out.count("\n") > already + 10, "ten more readings", 5)
+
+
+# Key files, and what is refused at the start
+
+GOOD = b"kitchen " + b"0a" * 32 + b"\n"
+KEY_FILES = {  # content, mode: what is wrong, None if nothing is
+    (GOOD, 0o600): None,
+    (GOOD.rstrip(), 0o400): None,
+    (b"kitchen\t" + b"0A" * 32 + b" \r\n", 0o600): None,
+    (GOOD, 0o640): "others can read it: chmod 600",
+    (GOOD, 0o604): "others can read it: chmod 600",
+    (GOOD, 0o610): "others can read it: chmod 600",
+    (b"", 0o600): "it is empty",
+    (b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
+    (b"0a" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
+    (b"kitchen " + b"0a" * 31 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
+    (b"kitchen " + b"0a" * 33 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
+    (b"kitchen " + b"0g" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
+    (b"kitchen=" + b"0a" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
+    (b"k\xc3\xbcche " + b"0a" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
+    (b"k" * 33 + b" " + b"0a" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
+    (GOOD + b"# the attic's\n", 0o600): "line 2 is no `name key`, or a name's second one",
+    (GOOD + GOOD, 0o600): "line 2 is no `name key`, or a name's second one",
+    (b"\0" * 1000, 0o600): "line 1 is no `name key`, or a name's second one",
+}
+
+
+@pytest.mark.parametrize("content, mode, wrong", [(*facts, wrong) for facts, wrong in KEY_FILES.items()],
+                         ids=lambda fact: ascii(fact)[-30:])
+def test_key_file(tmp_path, content, mode, wrong):
+    (tmp_path / "key").write_bytes(content)
+    (tmp_path / "key").chmod(mode)
+    if wrong is None:
+        assert console.read_keys(tmp_path / "key") == {"kitchen": b"\x0a" * 32}
+    else:
+        with pytest.raises(OSError) as raised:
+            console.read_keys(tmp_path / "key")
+        assert raised.value.strerror == wrong
+
+
+@pytest.mark.parametrize("content, mode", [(GOOD, 0o640), (b"", 0o600), (GOOD + GOOD, 0o600), (b"kitchen 0a\n", 0o600)])
+def test_a_key_file_that_is_refused(script, tmp_path, content, mode):
+    wrong = KEY_FILES.get((content, mode), "line 1 is no `name key`, or a name's second one")
+    (tmp_path / "key").write_bytes(content)
+    (tmp_path / "key").chmod(mode)
+    server = script("server", "--port", 0, "--keys", "key")
+    client = script("client", "127.0.0.1", "--key", "key", "--spool", "spool", "--driver", "simulated")
+    assert (server.wait(), client.wait()) == (1, 1)
+    assert server.err == f"server.py: error: cannot use the keys in key ({wrong}); make them with --new-key\n"
+    assert client.err == f"client.py: error: cannot use the key in key ({wrong}); make one with server.py --new-key\n"
+    assert not (tmp_path / "datalog.csv").exists() and not (tmp_path / "spool").exists()
+
+
+@pytest.mark.parametrize("prog, argv, code, error", [
+    ("client", ["h", "--key", "two"], 1, "cannot use the key in two (it has several; a Pi shall have its own only)"),
+    ("client", ["h", "--key", "none"], 1, "cannot use the key in none (No such file or directory)"),
+    ("client", ["h", "--key", "."], 1, "cannot use the key in . (Is a directory)"),
+    ("client", ["h", "--key", "one", "--name", "attic"], 2, "--name attic differs from the key's, kitchen; leave it"),
+    ("client", ["h", "--name", "küche"], 2, "'küche' is no name"),
+    ("client", ["h", "--name", "a,b"], 2, "'a,b' is no name"),
+    ("client", ["h", "--name", "k" * 33], 2, "is no name"),
+    ("client", ["h", "--spool", "spool"], 2, "--spool is for a named sensor; give a --name"),
+    ("server", ["--keys", "one", "--log", "a.txt"], 2, "--keys needs a .csv or .db log"),
+    ("server", ["--keys", "none"], 1, "cannot use the keys in none (No such file or directory)"),
+    ("server", ["--new-key", "a b"], 2, "'a b' is no name"),
+    ("server", ["--new-key", ""], 2, "'' is no name"),
+    *[("server", ["--interval", each], 2, f"{each!r} is no interval (whole seconds, 2 to 86400)")
+      for each in ("1", "0", "86401", "x", "2.5", "", "-2", "1e3", "٢٢", "nan")],
+])
+def test_an_error_is_one_line(script, tmp_path, prog, argv, code, error):
+    write_keys(tmp_path / "one", ("kitchen", KITCHEN))
+    write_keys(tmp_path / "two", ("kitchen", KITCHEN), ("attic", ATTIC))
+    started = script(prog, *argv, "--port", 10001, *(["--driver", "simulated"] if prog == "client" else []))
+    assert started.wait() == code, started.err
+    assert started.err.startswith(f"{prog}.py: error: ") and error in started.err
+    assert started.err.count("\n") == 1 and started.out == ""
+    assert not list(tmp_path.glob("datalog*"))
+
+
+def test_new_keys_are_lines_for_both_sides(script, server, tmp_path):
+    kitchen, attic = script("server", "--new-key", "kitchen"), script("server", "--new-key", "attic")
+    for each, name in (kitchen, "kitchen"), (attic, "attic"):
+        assert each.wait() == 0 and each.err == ""
+        assert re.fullmatch(rf"{name} [0-9a-f]{{64}}\n", each.out)
+    assert kitchen.out.split()[1] != attic.out.split()[1]
+    for path, text in ("keys", kitchen.out + attic.out), ("pi", kitchen.out):
+        (tmp_path / path).write_text(text)
+        (tmp_path / path).chmod(0o600)
+    running = server("--keys", "keys")
+    client = script("client", "127.0.0.1", "--port", running.port, "--driver", "simulated", "--interval", 0, "--key",
+                    "pi", "--name", "kitchen", "--spool", "spool", "--count", 3)
+    assert client.wait() == 0
+    assert [line.split()[1:] for line in running.out.splitlines()] == [["kitchen", r] for r in client.out.split()]
+
+
+def test_the_server_sets_the_interval_of_named_clients(script, server, tmp_path):
+    running = server("--interval", 2)
+    slow = script("client", "127.0.0.1", "--port", running.port, "--driver", "simulated", "--interval", 3600,
+                  "--name", "slow", "--spool", "slow.spool", "--count", 2)
+    fast = script("client", "127.0.0.1", "--port", running.port, "--driver", "simulated", "--interval", 0.5,
+                  "--name", "fast", "--spool", "fast.spool", "--count", 2)
+    plain = script("client", "127.0.0.1", "--port", running.port, "--driver", "simulated", "--interval", 0.5,
+                   "--count", 3)
+    assert [each.wait() for each in (slow, fast, plain)] == [0, 0, 0]
+    assert [each.err.count("the server sets the interval to 2 s\n") for each in (slow, fast, plain)] == [1, 1, 0]
+    seconds = {name: [float(line.split(",")[0][17:-1]) for line in lines(tmp_path / "datalog.csv")
+                      if f",{name}," in line] for name in ("slow", "fast")}
+    for first, second in seconds.values():
+        assert abs((second - first) % 60 - 2) < 0.2, "counted from its last reading"
+
+
+# MACs are compared in constant time
+
+def compared(source):
+    """Return the lines in which something that is called mac or digest is compared by an operator."""
+    def names(node):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("bool", "len"):
+            return
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            yield node.id if isinstance(node, ast.Name) else node.attr
+        for child in ast.iter_child_nodes(node):
+            yield from names(child)
+
+    return [node.lineno for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Compare)
+            and not isinstance(node.comparators[0], ast.Constant)
+            and any(re.search("mac|digest", name) for name in names(node))]
+
+
+@pytest.mark.parametrize("line, found", [
+    ("mac == mac_of(body, key)", True), ("named.mac != mac", True), ("mac_of(body, key) in self.sends", True),
+    ("hmac.new(key, body).hexdigest() == mac", True), ("digest is not mac", True),
+    ("bool(ack.mac) != bool(self.key)", False), ("mac is None", False), ("hmac.compare_digest(mac, mac)", False),
+    ("named.name not in self.keys", False)])
+def test_the_check_below_can_fail(line, found):
+    assert bool(compared(line)) == found
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
+def test_macs_are_compared_by_compare_digest_only(path):
+    assert compared(path.read_text()) == []
+
+
+def test_macs_are_made_and_compared_in_one_place():
+    users = {path.name for path in ROOT.glob("*.py") if re.search(r"\bhmac\b|compare_digest|mac_of", path.read_text())}
+    assert users == {"datagram.py"}
+    assert (ROOT / "datagram.py").read_text().count("return hmac.compare_digest(mac_of(") == 1
