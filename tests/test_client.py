@@ -138,21 +138,22 @@ socket.getaddrinfo = getaddrinfo
     assert len(lines(tmp_path / "asked")) >= 6, "resolved again after each error"
 
 
-def test_cadence_is_kept_without_drift(script):
+@pytest.mark.parametrize("count", [300, pytest.param(1000, marks=pytest.mark.long)])
+def test_cadence_is_kept_without_drift(script, count):
     slow = "import math, time; sin = math.sin; math.sin = lambda *a: time.sleep(0.0025) or sin(*a)"
     took = []
-    while not took or abs(took[-1] - 9.99) > 0.1 and len(took) < 3:  # a busy machine may come in between
+    while not took or abs(took[-1] / (count - 1) - 0.01) > 0.0001 and len(took) < 3:  # a busy machine may interfere
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
             receiver.bind(("127.0.0.1", 0))
             receiver.settimeout(10)
             script("client", "127.0.0.1", "--port", receiver.getsockname()[1], "--driver", "simulated",
-                   "--interval", 0.01, "--count", 1000, "--quiet", setup=slow)
+                   "--interval", 0.01, "--count", count, "--quiet", setup=slow)
             receiver.recv(100)
             start = time.monotonic()
-            for _ in range(999):
+            for _ in range(count - 1):
                 receiver.recv(100)
             took.append(time.monotonic() - start)
-    assert took[-1] == pytest.approx(9.99, rel=0.01), took
+    assert took[-1] / (count - 1) == pytest.approx(0.01, rel=0.01), took
 
 
 def test_a_late_reading_does_not_bunch_up_the_next():
@@ -205,11 +206,11 @@ def test_iio_is_read_retried_and_said_when_gone(script, tmp_path, sysfs):
 
 
 def test_dht_read_reads_once(script, sysfs):
-    once = script("dht_read", prefix=IIO)
+    once = script("dht_read", prefix=IIO)  # in its own time: the first reading is confirmed 2 s later
     assert once.wait() == 0
     assert once.out == "74.3,-3.7\n"
     (sysfs / "in_temp_input").write_text("99900\n")
-    failing = script("dht_read", prefix=IIO)
+    failing = script("dht_read", prefix=IIO, setup=QUICK)
     assert failing.wait() == 1
     assert failing.out == ""
     for line in ("try 1: temperature out of range (-40 to 80 °C)", "try 3: temperature out of range (-40 to 80 °C)",

@@ -416,7 +416,7 @@ def test_the_client_killed_at_every_call(tmp_path, logs):
 
 
 @pytest.mark.parametrize("logs", [BOTH, ALL], ids=len)
-@pytest.mark.parametrize("fault", ["signal=KILL", "error=ENOSPC", "error=EIO"])
+@pytest.mark.parametrize("fault", ["signal=KILL", "error=EIO", pytest.param("error=ENOSPC", marks=pytest.mark.long)])
 def test_the_server_disturbed_at_every_call(tmp_path, logs, fault):
     names, ends = at_every_call(tmp_path, logs, "server", fault)
     assert {"openat", "write", "fsync", "sendto"} <= set(names)

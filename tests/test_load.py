@@ -83,7 +83,7 @@ def resident(running):
         return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) / 1024
 
 
-@pytest.mark.parametrize("number", [400_000, pytest.param(10_000_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("number", [200_000, pytest.param(10_000_000, marks=pytest.mark.long)])
 def test_memory_is_flat(server, tmp_path, number):
     running = server("--quiet", "--log", "a.txt")
     blast(running.port, 100_000, 50_000)
@@ -116,7 +116,8 @@ def test_a_great_number_of_senders_is_bounded(server, tmp_path, number):
     assert running.err.count("\n") < 100, "a summary that fits a screen"
 
 
-def test_good_readings_in_a_flood_of_garbage(server, tmp_path):
+@pytest.mark.parametrize("number", [30, pytest.param(100, marks=pytest.mark.long)])
+def test_good_readings_in_a_flood_of_garbage(server, tmp_path, number):
     running = server("--quiet")
     flooding = True
 
@@ -132,30 +133,28 @@ def test_good_readings_in_a_flood_of_garbage(server, tmp_path):
     flooder = threading.Thread(target=flood)
     flooder.start()
     start = time.monotonic()
-    for number in range(100):
-        time.sleep(max(0.0, start + number * 0.1 - time.monotonic()))
-        send(running.port, b"%d.%d,20.0" % divmod(number, 10))
+    for k in range(number):
+        time.sleep(max(0.0, start + k * 0.1 - time.monotonic()))
+        send(running.port, b"%d.%d,20.0" % divmod(k, 10))
     flooding = False
     flooder.join()
     settle(tmp_path / "datalog.csv")
     assert running.stop() == 0
     received, logged, _, refused, _, dropped = summary(running)
     assert received == logged + refused and refused > 100_000
-    assert logged == len(lines(tmp_path / "datalog.txt")) >= 100 - dropped
-    assert logged == 100 or dropped
+    assert logged == len(lines(tmp_path / "datalog.txt")) >= number - dropped
+    assert logged == number or dropped
     print(f"{refused:,} refused, {logged} logged, {dropped} dropped")
-    assert len(re.findall("^refused 127", running.err, re.MULTILINE)) <= 13, "about a line a second"
+    assert len(re.findall("^refused 127", running.err, re.MULTILINE)) <= number / 10 + 3, "about a line a second"
 
 
 def test_a_silent_sensor_and_its_return_are_said_once(server):
     running = server(setup="import server; server.SILENT = 0.2")
-    for _ in range(2):
-        send(running.port, b"50.0,20.0", b"50.0,20.0", b"50.0,20.0")
-        running.says(r"^127.0.0.1 silent for \d+ s$")
-        send(running.port, b"50.0,20.0")
-        running.says("^127.0.0.1 is back$")
-        break
-    time.sleep(1.5)
+    send(running.port, b"50.0,20.0", b"50.0,20.0", b"50.0,20.0")
+    running.says(r"^127.0.0.1 silent for \d+ s$")
+    send(running.port, b"50.0,20.0")
+    running.says("^127.0.0.1 is back$")
+    assert running.stop() == 0
     assert running.err.count("is back") == 1
 
 
