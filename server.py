@@ -28,10 +28,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import repeat, starmap
+from operator import itemgetter
 
 import console
 from console import Parser, Screen, say
-from datagram import LIMIT, PORT, Named, format_ack, parse, verify
+from datagram import AS_LOGGED, LIMIT, PORT, Named, format_ack, parse, verify
 from logs import LOGS, NAMES, Log, Row, TextLog
 from sockets import drops, listen, own_address
 
@@ -141,7 +143,7 @@ class Server:
             going = self.wait(stop)
             rows = self.check(self.receive())
             logged = self.append(rows)
-            self.acknowledge(logged)
+            self.acknowledge()
             self.show(logged)
             self.notice()
 
@@ -165,11 +167,9 @@ class Server:
     def receive(self) -> list[Datagram]:
         """Return all datagrams that wait in the socket."""
         batch: list[Datagram] = []
-        receive = self.sock.recvfrom
         try:
-            for _ in range(self.room()):
-                batch.append(receive(LIMIT + 1))
-        except BlockingIOError:
+            batch.extend(starmap(self.sock.recvfrom, repeat((LIMIT + 1,), self.room())))
+        except BlockingIOError:  # nothing more; what came before stays in the batch
             pass
         except ConnectionResetError:  # Windows: an answer went to a port that has closed
             pass
@@ -186,8 +186,12 @@ class Server:
         now = time.time()
         rows: list[Row] = []
         self.questions = []
+        as_logged = AS_LOGGED.fullmatch if self.keys is None else lambda _: None
         for datagram, peer in batch:
             address = peer[0].removeprefix("::ffff:")  # how a socket for both shows IPv4
+            if as_logged(datagram):  # what parse() would tell, too, but most are so
+                rows.append((now, address, "", datagram.decode("ascii"), ""))
+                continue
             try:
                 reading, named = parse(datagram)
                 if named or self.keys is not None:
@@ -253,12 +257,16 @@ class Server:
             while self.batch or self.later:
                 if not self.batch:
                     self.batch, self.later = self.later, []
-                named = any(row[2] for row in self.batch)
+                named = any(map(itemgetter(2), self.batch))
                 while self.written < len(self.logs):
                     self.logs[self.written].append(self.batch)
                     if named:
                         self.logs[self.written].flush()
                     self.written += 1
+                if named:
+                    for _, _, name, _, n in self.batch:
+                        if name:
+                            self.names[name].last = int(n)
                 logged += self.batch
                 self.batch, self.written = [], 0
         except OSError as error:
@@ -273,11 +281,8 @@ class Server:
         self.logged += len(logged)
         return logged
 
-    def acknowledge(self, rows: Sequence[Row]) -> None:
-        """Answer each named reading of the batch, once `rows` are on the disk, with the last n of its name."""
-        for _, _, name, _, n in rows:
-            if name:
-                self.names[name].last = int(n)
+    def acknowledge(self) -> None:
+        """Answer each named reading that was received with the last n of its name that is on the disk."""
         for peer, named in self.questions:
             last = self.names[named.name].last
             if not last:
@@ -290,7 +295,7 @@ class Server:
     def show(self, rows: Sequence[Row]) -> None:
         """Print a line a reading, and remember who sent it."""
         now = time.monotonic()
-        for (client, name), readings in Counter([row[1:3] for row in rows]).items():
+        for (client, name), readings in Counter(map(itemgetter(1, 2), rows)).items():
             if not name and client not in self.plain and len(self.plain) >= SENDERS:
                 client = "others"
             sender = self.names[name] if name else self.plain.setdefault(client, Sender())
@@ -324,10 +329,7 @@ class Server:
     def finish(self) -> None:
         """Write what is left, if that is possible now, and say the summary."""
         self.retry = 0.0
-        self.questions = []
-        logged = self.append([])
-        self.acknowledge(logged)
-        self.show(logged)
+        self.show(self.append([]))
         self.overflowed += self.waiting()
         self.look = self.notices.due = 0.0
         self.notice()
@@ -391,6 +393,25 @@ def get_parser() -> Parser:
     return parser
 
 
+def open_keys(parser: Parser, path: str) -> dict[str, bytes]:
+    """Return the keys in a file; end the script if they cannot be used."""
+    try:
+        return console.read_keys(path)
+    except OSError as error:
+        parser.fail(f"cannot use the keys in {path} ({error.strerror}); make them with --new-key")
+
+
+def open_socket(parser: Parser, host: str | None, port: int) -> socket.socket:
+    """Return the socket to listen on; end the script if there is none to be had."""
+    try:
+        return listen(host, port)
+    except OSError as error:
+        remedy = {errno.EADDRINUSE: "is another server running? give another --port",
+                  errno.EACCES: "ports below 1024 are the system's; give another --port",
+                  }.get(error.errno or 0, "give an address of this machine as --host")
+        parser.fail(f"cannot listen on {host or 'port'} {port} ({error.strerror}); {remedy}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until told to stop; return 0."""
     parser = get_parser()
@@ -404,38 +425,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = {os.path.splitext(path)[1]: path for path in options.log or ["datalog.txt", "datalog.csv"]}
     if options.log and len(paths) < len(options.log):
         parser.error("two logs end alike; one of each format is all there can be")
-    keys = None
-    if options.keys:
-        if paths.keys() == {".txt"}:
-            parser.error("--keys needs a .csv or .db log, to know duplicates after a new start")
-        try:
-            keys = console.read_keys(options.keys)
-        except OSError as error:
-            parser.fail(f"cannot use the keys in {options.keys} ({error.strerror}); make them with --new-key")
+    if options.keys and paths.keys() == {".txt"}:
+        parser.error("--keys needs a .csv or .db log, to know duplicates after a new start")
+    keys = open_keys(parser, options.keys) if options.keys else None
     stop = stop_signals()
-    try:
-        sock = listen(options.host, options.port)
-    except OSError as error:
-        remedy = {errno.EADDRINUSE: "is another server running? give another --port",
-                  errno.EACCES: "ports below 1024 are the system's; give another --port",
-                  }.get(error.errno or 0, "give an address of this machine as --host")
-        parser.fail(f"cannot listen on {options.host or 'port'} {options.port} ({error.strerror}); {remedy}")
-    logs: list[Log] = []
-    for ending in (ending for ending in LOGS if ending in paths):
-        try:
-            logs.append(LOGS[ending](paths[ending], say))
-        except OSError as error:
-            parser.fail(f"cannot log to {paths[ending]} ({error.strerror}); give another file as --log")
+    sock = open_socket(parser, options.host, options.port)
     screen = Screen(None if options.quiet else sys.stdout)
+    early: list[str] = []  # what was mended in the logs: said after the line that others wait for
+    listening = False
+    logs: list[Log] = []
     try:
+        for ending in [each for each in LOGS if each in paths]:
+            logs.append(LOGS[ending](paths[ending], lambda line: (say if listening else early.append)(line)))
         server = Server(sock, logs, screen, options.count, options.interval, keys)
     except OSError as error:
-        parser.fail(f"cannot read {logs[-1].path} ({error.strerror}); is its disk in order?")
+        for line in early:
+            say(line)
+        parser.fail(f"cannot log to {paths[ending]} ({error.strerror}); give another file as --log")
     host, port = sock.getsockname()[:2]
     named = options.host and host not in ("0.0.0.0", "::")
     say(f"listening on {host if named else '*'}:{port}, logging to {', '.join(log.path for log in logs)}")
     say(f"on the Pi: python3 client.py {options.host if named else own_address()}"
         + (f" --port {port}" if port != PORT else ""))
+    listening = True
+    for line in early:
+        say(line)
     server.run(stop)
     server.finish()
     return 0

@@ -112,6 +112,15 @@ def server(script):
     return start
 
 
+@pytest.fixture
+def desktop():
+    """Return a socket that plays the server, on loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(10)
+        yield sock
+
+
 def send(port, *datagrams, host="127.0.0.1"):
     """Send datagrams from a socket of their own."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

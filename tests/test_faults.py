@@ -148,7 +148,7 @@ def test_a_fault_at_every_call_on_a_log(script, server, tmp_path, fault, logs):
                 assert now == sent[:len(now)], said
                 assert len(now) >= len([line for line in seen[path] if line]), said
         elif "listening" not in running.err:
-            assert re.search("server.py: error: cannot (log to|read) .*; ", running.err), said
+            assert re.search("server.py: error: cannot log to .*; ", running.err), said
         else:
             for path in paths:
                 assert readings(path) == sent, said

@@ -33,15 +33,6 @@ def keys(tmp_path):
     return write_keys(tmp_path / "keys", ("kitchen", KITCHEN), ("attic", ATTIC))
 
 
-@pytest.fixture
-def desktop():
-    """Return a socket that plays the server, on loopback."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        sock.settimeout(10)
-        yield sock
-
-
 def ask(port, *questions):
     """Send from one socket, and return the answers up to that of the last, which has to be a good one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

@@ -94,15 +94,6 @@ def sensor(script, tmp_path):
     return start
 
 
-@pytest.fixture
-def desktop():
-    """Return a socket that plays the server, on loopback."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        sock.settimeout(10)
-        yield sock
-
-
 # The server away, and back
 
 @pytest.mark.parametrize("number", [300, pytest.param(2000, marks=pytest.mark.long)])
