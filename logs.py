@@ -23,6 +23,7 @@ from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from functools import lru_cache
 from io import BufferedIOBase
+from operator import itemgetter
 from typing import Union
 from urllib.parse import quote
 
@@ -68,7 +69,7 @@ class TextLog:
         self.flush = self.file.flush
 
     def append(self, rows: Sequence[Row]) -> None:
-        self.file.append("".join([row[3] + "\n" for row in rows]).encode("ascii"))
+        self.file.append(("\n".join(map(itemgetter(3), rows)) + "\n").encode("ascii"))
 
 
 class CsvLog:

@@ -190,7 +190,7 @@ class Server:
         for datagram, peer in batch:
             address = peer[0].removeprefix("::ffff:")  # how a socket for both shows IPv4
             if as_logged(datagram):  # what parse() would tell, too, but most are so
-                rows.append((now, address, "", datagram.decode("ascii"), ""))
+                rows.append((now, address, "", datagram.decode(), ""))
                 continue
             try:
                 reading, named = parse(datagram)
@@ -295,12 +295,12 @@ class Server:
     def show(self, rows: Sequence[Row]) -> None:
         """Print a line a reading, and remember who sent it."""
         now = time.monotonic()
-        for (client, name), readings in Counter(map(itemgetter(1, 2), rows)).items():
-            if not name and client not in self.plain and len(self.plain) >= SENDERS:
-                client = "others"
-            sender = self.names[name] if name else self.plain.setdefault(client, Sender())
+        for key, readings in Counter([name or client for _, client, name, _, _ in rows]).items():
+            if key not in self.names and key not in self.plain and len(self.plain) >= SENDERS:
+                key = "others"
+            sender = self.names.get(key) or self.plain.setdefault(key, Sender())
             if sender.silent:
-                self.notices.add("%s is back", name or client)
+                self.notices.add("%s is back", key)
             sender.hear(readings, now)
         if self.screen.is_open():
             self.screen.show("".join([f"{time.strftime('%H:%M:%S', time.localtime(at))} {name or client} {reading}\n"
