@@ -245,12 +245,16 @@ class Delivery:
             self.spool.rewrite(self.queue, self.n)
         if not self.queue or self.queue[-1].place is not None:
             return
-        first = self.queue[0]
-        if self.spool.readings or boottime() - first.since > RESEND:
-            new = list(takewhile(lambda each: each.place is None, reversed(self.queue)))[::-1]
-            self.spool.add(new, self.n if new[0] is first else None)
+        if self.spool.readings or boottime() - self.queue[0].since > RESEND:
+            self.spool_rest()
             if self.spool.readings > 2 * QUEUE:
                 self.spool.rewrite(self.queue, self.n)
+
+    def spool_rest(self) -> None:
+        """Spool what is not there yet, the last of those that wait."""
+        new = list(takewhile(lambda each: each.place is None, reversed(self.queue)))[::-1]
+        if new:
+            self.spool.add(new, self.n if new[0] is self.queue[0] else None)
 
     def transmit(self, now: float) -> None:
         """Send the first in the queue, with an age drawn anew."""
@@ -324,9 +328,7 @@ class Delivery:
 
     def close(self) -> None:
         """Spool what is not acknowledged."""
-        new = [each for each in self.queue if each.place is None]
-        if new:
-            self.spool.add(new, self.n if new[0] is self.queue[0] else None)
+        self.spool_rest()
         if self.queue:
             lost = sum(each.place is None for each in self.queue)
             say(f"{len(self.queue) - lost} readings wait in the spool" + (f", {lost} are lost" if lost else ""))
