@@ -47,6 +47,7 @@ class LineFile:
         try:
             lock(file)
             self.mend(file)
+            self.opened = os.fstat(file.fileno())
         except OSError:
             file.close()
             raise
@@ -87,11 +88,7 @@ class LineFile:
     def append(self, lines: bytes) -> None:
         """Append whole lines; raise OSError, and nothing is appended, if they do not fit."""
         self.undo()
-        if was_moved(self.path, self.file):
-            file = self.open()
-            self.file.close()
-            self.file = file
-        self.before = os.fstat(self.file.fileno()).st_size
+        self.before = self.size()
         rest = memoryview(lines if self.before else self.header + lines)
         try:
             while rest:
@@ -99,6 +96,17 @@ class LineFile:
         except OSError:
             self.fail()
             raise
+
+    def size(self) -> int:
+        """Return the size of the file, made anew if it was renamed or removed: one system call for both."""
+        with suppress(FileNotFoundError):
+            found = os.stat(self.path)
+            if os.path.samestat(found, self.opened):
+                return found.st_size
+        file = self.open()
+        self.file.close()
+        self.file = file
+        return os.fstat(file.fileno()).st_size
 
     def flush(self) -> None:
         """Put what was appended on the disk; raise OSError, and the last append is undone, if that fails."""

@@ -135,6 +135,7 @@ class Server:
         self.buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)  # bytes, granted
         self.gather = min(GATHER, self.buffer / 800 / 400_000)  # seconds: the buffer holds what 400,000/s bring
         self.load = 0  # datagrams of the last batch beyond the first
+        self.most = BATCH  # datagrams that the next one may have
 
     def run(self, stop: socket.socket) -> None:
         """Wait, receive, check, append, acknowledge, print, notice; until `stop` is readable or all are counted."""
@@ -153,12 +154,14 @@ class Server:
 
     def room(self) -> int:
         """Return how many datagrams may be received now."""
-        return BATCH if self.count is None else min(BATCH, self.count - self.logged - self.waiting())
+        return self.most if self.count is None else min(self.most, self.count - self.logged - self.waiting())
 
     def wait(self, stop: socket.socket) -> bool:
         """Wait for a datagram, a second at most; return False once told to stop."""
         sources = [self.sock, stop] if self.room() else [stop]
-        if stop in select.select(sources, [], [], 1.0)[0]:
+        ready = select.select(sources, [], [], 0)[0]
+        self.most = BATCH if ready else 1  # what comes after a pause is logged before more is looked for
+        if stop in (ready or select.select(sources, [], [], 1.0)[0]):
             return False
         if 0 < self.load < BEHIND:
             time.sleep(min(self.gather, self.load * GATHER / 20))
