@@ -7,9 +7,7 @@ import socket
 import threading
 import time
 
-# Seconds that a datagram takes at most: all but the late ones, and these. That is less than a client takes to start, so
-# that what a killed one had sent does not arrive among the next one's, whose n may be lower.
-SHORT, LONG = 0.003, 0.025
+SHORT, LONG = 0.003, 0.2  # seconds that a datagram takes at most: all but the late ones, and these
 
 
 class Relay:
