@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import delivery
-from conftest import DEADLINE, Script, lines, needs, until
+from conftest import DEADLINE, Script, needs, until
 from datagram import parse_ack
 from logs import LOGS
 from relay import Relay
