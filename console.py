@@ -109,8 +109,7 @@ class Screen:
         try:
             while rest and fd >= 0 and writable(fd):
                 whole = rest.rfind(b"\n", 0, CHUNK) + 1 or CHUNK
-                os.write(fd, rest[:whole])
-                rest = rest[whole:]
+                rest = rest[os.write(fd, rest[:whole]):]
         except BlockingIOError:
             pass
         except OSError:

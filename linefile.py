@@ -77,10 +77,10 @@ class LineFile:
             complete, beginning = False, self.header.startswith(torn)
         if not complete and not beginning:
             raise OSError(errno.EINVAL, f"not a file of ours: it ends in {torn[-60:]!a}")
-        keep = end if complete else end - len(torn)
-        if keep < size:
-            self.warn(f"{self.path}: cut off a torn end, {torn!a} and {size - end} NUL bytes")
-            file.truncate(keep)
+        cut = b"" if complete else torn
+        if cut or end < size:
+            self.warn(f"{self.path}: cut off a torn end, {cut!a} and {size - end} NUL bytes")
+            file.truncate(end - len(cut))
         if complete:
             self.warn(f"{self.path}: completed the last line, {torn!a}")
             file.write(b"\n")
@@ -103,10 +103,10 @@ class LineFile:
             found = os.stat(self.path)
             if os.path.samestat(found, self.opened):
                 return found.st_size
-        file = self.open()
-        self.file.close()
-        self.file = file
-        return os.fstat(file.fileno()).st_size
+        old, self.file = self.file, self.open()
+        with suppress(OSError):  # NFS may tell now that an earlier write has failed
+            old.close()
+        return os.fstat(self.file.fileno()).st_size
 
     def flush(self) -> None:
         """Put what was appended on the disk; raise OSError, and the last append is undone, if that fails."""

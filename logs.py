@@ -118,7 +118,7 @@ def modified(path: str) -> float:
 def blocks(file: BufferedIOBase) -> Iterator[bytes]:
     """Yield a file in blocks of whole lines; what follows its last line end is left out."""
     rest = b""
-    for block in iter(lambda: file.read(1 << 20), b""):
+    for block in iter(lambda: file.read1(1 << 20), b""):
         lines, _, rest = (rest + block).rpartition(b"\n")
         yield lines + b"\n"
         rest = rest[-LINE:]  # no line of ours is longer

@@ -88,7 +88,7 @@ class Sender:
         self.silent = False
 
     def hear(self, readings: int, now: float) -> None:
-        if self.readings and not self.silent:
+        if self.readings:
             self.interval = max(now - self.heard, self.interval / 2)
         self.readings += readings
         self.heard = now
@@ -138,11 +138,12 @@ class Server:
         self.most = BATCH  # datagrams that the next one may have
 
     def run(self, stop: socket.socket) -> None:
-        """Wait, receive, check, append, acknowledge, print, notice; until `stop` is readable or all are counted."""
+        """Wait, receive, check, hear, append, acknowledge, print, notice; until `stop` is readable or all are in."""
         going = True
         while going and (self.room() or self.waiting()):
             going = self.wait(stop)
             rows = self.check(self.receive())
+            self.hear(rows)
             logged = self.append(rows)
             self.acknowledge()
             self.show(logged)
@@ -159,16 +160,16 @@ class Server:
     def wait(self, stop: socket.socket) -> bool:
         """Wait for a datagram, a second at most; return False once told to stop."""
         sources = [self.sock, stop] if self.room() else [stop]
-        ready = select.select(sources, [], [], 0)[0]
-        self.most = BATCH if ready else 1  # what comes after a pause is logged before more is looked for
-        if stop in (ready or select.select(sources, [], [], 1.0)[0]):
-            return False
-        if 0 < self.load < BEHIND:
+        waits = select.select(sources, [], [], 0)[0]
+        going = stop not in (waits or select.select(sources, [], [], 1.0)[0])
+        # What comes after a pause is logged before more is looked for.
+        self.most = 1 if going and not waits and self.load < 1 else BATCH
+        if going and 0 < self.load < BEHIND:
             time.sleep(min(self.gather, self.load * GATHER / 20))
-        return True
+        return going
 
     def receive(self) -> list[Datagram]:
-        """Return all datagrams that wait in the socket."""
+        """Return the datagrams that wait in the socket, as many as there is room for."""
         batch: list[Datagram] = []
         try:
             batch.extend(starmap(self.sock.recvfrom, repeat((LIMIT + 1,), self.room())))
@@ -225,6 +226,8 @@ class Server:
     def take(self, named: Named, address: str) -> bool:
         """Tell whether a named reading is new; raise ValueError if it cannot be taken now: its client keeps it."""
         sender = self.names.get(named.name)
+        if sender and (self.failing or named.n <= sender.taken):
+            sender.heard = time.monotonic()  # it is not silent
         if sender and named.n <= sender.taken:
             sender.duplicates += 1
             return False
@@ -242,6 +245,17 @@ class Server:
             self.forgets = False
             say("without a .csv or .db log, duplicates are known only until this server stops")
         return True
+
+    def hear(self, rows: Sequence[Row]) -> None:
+        """Remember who sent readings, and when."""
+        now = time.monotonic()
+        for key, readings in Counter([name or client for _, client, name, _, _ in rows]).items():
+            if key not in self.names and key not in self.plain and len(self.plain) >= SENDERS:
+                key = "others"
+            sender = self.names.get(key) or self.plain.setdefault(key, Sender())
+            if sender.silent:
+                self.notices.add("%s is back", key)
+            sender.hear(readings, now)
 
     def append(self, rows: Sequence[Row]) -> list[Row]:
         """Append rows to each log in turn; return those that are now in all of them.
@@ -296,15 +310,7 @@ class Server:
                 self.sock.sendto(answer, peer)
 
     def show(self, rows: Sequence[Row]) -> None:
-        """Print a line a reading, and remember who sent it."""
-        now = time.monotonic()
-        for key, readings in Counter([name or client for _, client, name, _, _ in rows]).items():
-            if key not in self.names and key not in self.plain and len(self.plain) >= SENDERS:
-                key = "others"
-            sender = self.names.get(key) or self.plain.setdefault(key, Sender())
-            if sender.silent:
-                self.notices.add("%s is back", key)
-            sender.hear(readings, now)
+        """Print a line a reading."""
         if self.screen.is_open():
             self.screen.show("".join([f"{time.strftime('%H:%M:%S', time.localtime(at))} {name or client} {reading}\n"
                                       for at, client, name, reading, _ in rows]))

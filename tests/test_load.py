@@ -154,8 +154,28 @@ def test_a_silent_sensor_and_its_return_are_said_once(server):
     running.says(r"^127.0.0.1 silent for \d+ s$")
     send(running.port, b"50.0,20.0")
     running.says("^127.0.0.1 is back$")
+    time.sleep(2.5)  # its interval is longer from now on
+    send(running.port, b"50.0,20.0")
     assert running.stop() == 0
-    assert running.err.count("is back") == 1
+    assert running.err.count("silent for") == running.err.count("is back") == 1
+
+
+def test_who_is_heard_is_not_silent_though_nothing_is_logged(server, tmp_path):
+    running = server("--log", "a.db", setup="import server; server.SILENT = 0.2")
+    named = b"50.0,20.0,%s,%d,0.000"
+    for n in range(10**15, 10**15 + 3):
+        send(running.port, b"50.0,20.0", named % (b"repeats", n), named % (b"refused", n))
+    until(lambda: running.out.count("refused") == 3)
+    (tmp_path / "a.db").rename(tmp_path / "away.db")
+    for later in range(40):
+        if later == 25:
+            (tmp_path / "away.db").rename(tmp_path / "a.db")
+        send(running.port, b"50.0,20.0", named % (b"repeats", 10**15), named % (b"refused", n + later))
+        time.sleep(0.1)
+    assert "all logs are written again" in running.err
+    assert running.stop() == 0
+    assert "cannot write a.db" in running.err and "log failing" in running.err
+    assert "silent for" not in running.err
 
 
 def test_readable_while_it_is_written(server, tmp_path):
