@@ -103,16 +103,16 @@ class Link:
             raise
         return sock
 
-    def send(self, datagram: bytes) -> bool:
-        """Send a datagram; return False if that cannot be done now."""
+    def send(self, datagram: Callable[[], bytes]) -> bool:
+        """Send what `datagram` returns, once the way is open; return False if that cannot be done now."""
         trouble = ""
         for _ in range(2):  # the error may be the answer to the datagram before: then this one goes out second
             try:
                 self.sock = self.sock or self.open()
                 if self.connected:
-                    self.sock.send(datagram)
+                    self.sock.send(datagram())
                 else:
-                    self.sock.sendto(datagram, self.address)
+                    self.sock.sendto(datagram(), self.address)
                 break
             except OSError as error:
                 trouble = (f"nothing listens on {self}; is server.py running there?"
@@ -138,7 +138,7 @@ class Plain:
         self.interval = interval
 
     def send(self, reading: str) -> bool:
-        return self.link.send(reading.encode("ascii"))
+        return self.link.send(lambda: reading.encode("ascii"))
 
     def serve(self, until: float | None, stop: Stop) -> bool:
         if until is not None:
@@ -212,7 +212,7 @@ def get_parser() -> Parser:
 def open_sender(parser: Parser, options: argparse.Namespace, link: Link) -> Plain | Delivery:
     """Return what sends as the options say; end the script if it cannot."""
     name, key = options.name, None
-    if options.key:
+    if options.key is not None:
         try:
             keys = console.read_keys(options.key)
             if len(keys) > 1:
@@ -248,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.interval < MIN_INTERVAL and options.driver != "simulated":
         parser.error(f"a sensor needs {MIN_INTERVAL:g} s between readings (datasheet); give a longer --interval")
     stop = Stop()
-    link = Link(options.server, options.port, connected=not (options.name or options.key))
+    link = Link(options.server, options.port, connected=options.name is None and options.key is None)
     try:
         with closing(open_sender(parser, options, link)) as sender, \
                 closing(stop.during(open_sensor, parser, options)) as sensor:

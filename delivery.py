@@ -11,6 +11,7 @@ import re
 import select
 import time
 from collections import deque
+from functools import partial
 from itertools import takewhile
 
 from console import say
@@ -147,7 +148,11 @@ class Spool:
         self.write(b"n,%d,%d\n" % (self.readings if first.place is None else first.place, n))
 
     def was_removed(self) -> bool:
-        return self.file is not None and was_moved(self.path, self.file.file)
+        try:
+            return self.file is not None and was_moved(self.path, self.file.file)
+        except OSError as error:
+            self.failed(error)
+            return False
 
     def clear(self) -> None:
         """Empty the file, all being acknowledged: on the disk, before a further n is sent."""
@@ -174,8 +179,9 @@ class Spool:
             self.failed(error)
             return
         self.write(b"")  # opens it
-        for self.readings, each in enumerate(waiting, 1):
-            each.place = self.readings - 1
+        self.readings = len(waiting)
+        for place, each in enumerate(waiting):
+            each.place = place
 
 
 class Delivery:
@@ -222,21 +228,22 @@ class Delivery:
         Return False before that if the server has changed the interval.
         """
         interval = self.interval
+        pause = 0.0  # an acknowledgement may wait since before the sensor was read
         while until is not None or self.queue:
+            sources = [self.link.sock] if self.link.sock else []
+            if stop.during(select.select, sources, [], [], max(0.0, pause))[0]:
+                self.receive()
+            if self.interval != interval:
+                return False
             self.keep()
             now = time.monotonic()
             if self.queue and now >= self.due:
                 self.transmit(now)
+            if until is not None and now >= until:
+                break
             pause = (until or now + RESEND) - now
             if self.queue:
                 pause = min(pause, self.due - now, RESEND)
-            sources = [self.link.sock] if self.link.sock else []
-            if stop.during(select.select, sources, [], [], max(0.0, pause))[0]:
-                self.receive()
-            if until is not None and time.monotonic() >= until:
-                break
-            if self.interval != interval:
-                return False
         return True
 
     def keep(self) -> None:
@@ -273,12 +280,16 @@ class Delivery:
                           " be reached, does it hold this key? What was read is kept and sent again")
             self.link.close()
             self.heard = now
-        datagram = format_named(first.reading, self.name, self.n, first.age(), self.key)
-        self.sends.append(datagram.rpartition(b",")[2])
-        self.link.send(datagram)
+        self.link.send(partial(self.datagram, first, self.n))
         most = max(RESEND_MOST[0], min(self.interval, RESEND_MOST[1]))  # never rarer than a plain client sends
         self.due = now + min(self.timeout * (1 + chance() / 2), most)
         self.timeout *= 2
+
+    def datagram(self, waiting: Waiting, n: int) -> bytes:
+        """Return a reading as it is sent at this moment."""
+        datagram = format_named(waiting.reading, self.name, n, waiting.age(), self.key)
+        self.sends.append(datagram.rpartition(b",")[2])
+        return datagram
 
     def receive(self) -> None:
         """Take an acknowledgement. Only one that equals the n under way settles it."""

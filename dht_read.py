@@ -45,7 +45,7 @@ HINTS = (
      "damaged answers: the pull-up (4.7 to 10 kΩ from DATA to VCC), a shorter cable, 3V3 instead of 5 V, --sensor"),
     ("permission|accessing gpio",
      "permission: sudo usermod -aG gpio $USER, then log in again"),
-    ("platform|no dht11 device|not installed",
+    ("platform|no dht11 device",
      "the way that works on every Pi: sudo dtoverlay dht11 gpiopin=11 now, and for good the line "
      "dtoverlay=dht11,gpiopin=11 in /boot/firmware/config.txt"),
 )
@@ -158,7 +158,10 @@ def open_circuitpython(sensor: str, pin: int) -> Driver:
         raise NoDriver(f"adafruit_dht: {error or type(error).__name__}") from None
 
     def read() -> Values:
-        humidity, temperature = device.humidity, device.temperature
+        try:
+            humidity, temperature = device.humidity, device.temperature
+        except Exception as error:  # again what it likes
+            raise RuntimeError(str(error) or type(error).__name__) from None
         if humidity is None or temperature is None:
             raise RuntimeError(f"no answer on GPIO{pin}")
         return humidity, temperature
@@ -201,7 +204,8 @@ class Power:
             GPIO.setmode(GPIO.BCM)
             GPIO.setup(pin, GPIO.OUT, initial=GPIO.LOW)
         except Exception as error:  # what it raises depends on the Pi and on who provides it
-            raise NoDriver(f"RPi.GPIO, for --power-pin: {error}") from None
+            raise NoDriver(f"RPi.GPIO, for --power-pin: {error}); try: sudo apt install python3-rpi.gpio, on a Pi 5 "
+                           "python3-rpi-lgpio") from None
         self.gpio = GPIO
         self.pin = pin
         self.on = False

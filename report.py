@@ -43,7 +43,7 @@ import sqlite3
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -51,6 +51,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from console import Parser, say
 from datagram import parse
+from logs import TEXT_WHOLE
 
 if TYPE_CHECKING:  # imported where they are used: --help needs neither
     from matplotlib.figure import Figure
@@ -85,6 +86,8 @@ def check(line: bytes, ending: str) -> None:
     """Raise ValueError with the reason unless `line` is one of a log with this ending."""
     if ending == ".txt":
         reading = line
+        if not line.endswith(b"\n") and not TEXT_WHOLE.fullmatch(line):
+            raise ValueError("torn")
         if line.count(b",") != 1:  # parse() takes a named reading as well
             raise ValueError("not a plain reading")
     else:
@@ -195,7 +198,7 @@ def draw(sensors: "dict[str, DataFrame]") -> "Figure":
     axis.xaxis.set_major_formatter(ConciseDateFormatter(axis.xaxis.get_major_locator()))
     axis.plot([], [], "kx", label="suspicious")
     more = f"the first {LEGEND} of {len(sensors)} sensors" if len(sensors) > LEGEND else None
-    figure.legend(*axis.get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 0.9), ncols=4, title=more)
+    figure.legend(*axis.get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 0.9), ncol=4, title=more)
     return figure
 
 
@@ -292,33 +295,32 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parser.parse_args(argv)
     if args.log.suffix == ".txt" and (args.plot or args.every):
         parser.error("a .txt log has no times to plot or to resample by; give the .csv or the .db")
-    try:
-        readings, doubled, skipped = read(args.log)
-        sensors = {name: examine(rows) for name, rows in readings.groupby("sensor")}
-        if args.plot:
-            figure = draw(sensors)
-    except KeyboardInterrupt:
-        return 0
-    except ImportError as error:
-        parser.fail(f"cannot start ({error}); python3 -m pip install pandas matplotlib, or uv run report.py")
-    except (OSError, EOFError, sqlite3.Error) as error:
-        parser.fail(f"cannot read {args.log} ({getattr(error, 'strerror', error)}); has the server logged there?")
-    if args.plot:
+    with suppress(KeyboardInterrupt):
         try:
-            figure.savefig(args.plot, bbox_inches="tight")
+            readings, doubled, skipped = read(args.log)
+            sensors = {name: examine(rows) for name, rows in readings.groupby("sensor")}
+            if args.plot:
+                figure = draw(sensors)
+        except ImportError as error:
+            parser.fail(f"cannot start ({error}); python3 -m pip install pandas matplotlib, or uv run report.py")
+        except (OSError, EOFError, sqlite3.Error) as error:
+            parser.fail(f"cannot read {args.log} ({getattr(error, 'strerror', error)}); has the server logged there?")
+        if args.plot:
+            try:
+                figure.savefig(args.plot, bbox_inches="tight")
+            except OSError as error:
+                parser.fail(f"cannot write {args.plot} ({error.strerror}); is the folder there, and yours?")
+        if args.json:
+            named = {name: summary(rows) for name, rows in sensors.items()}
+            report = json.dumps({"sensors": named, "doubled": doubled, "skipped": skipped}, indent=2)
+        else:
+            report = "\n".join(table(name, rows, args.every) for name, rows in sensors.items())
+        try:
+            print(report, flush=True)
         except OSError as error:
-            parser.fail(f"cannot write {args.plot} ({error.strerror}); is the folder there, and yours?")
-    if args.json:
-        named = {name: summary(rows) for name, rows in sensors.items()}
-        report = json.dumps({"sensors": named, "doubled": doubled, "skipped": skipped}, indent=2)
-    else:
-        report = "\n".join(table(name, rows, args.every) for name, rows in sensors.items())
-    try:
-        print(report, flush=True)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more as it exits
-        if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
-            parser.fail(f"cannot print the report ({error.strerror}); is the disk full?")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more as it exits
+            if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
+                parser.fail(f"cannot print the report ({error.strerror}); is the disk full?")
     return 0
 
 

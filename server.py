@@ -434,9 +434,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = {os.path.splitext(path)[1]: path for path in options.log or ["datalog.txt", "datalog.csv"]}
     if options.log and len(paths) < len(options.log):
         parser.error("two logs end alike; one of each format is all there can be")
-    if options.keys and paths.keys() == {".txt"}:
+    if options.keys is not None and paths.keys() == {".txt"}:
         parser.error("--keys needs a .csv or .db log, to know duplicates after a new start")
-    keys = open_keys(parser, options.keys) if options.keys else None
+    keys = None if options.keys is None else open_keys(parser, options.keys)
     stop = stop_signals()
     sock = open_socket(parser, options.host, options.port)
     screen = Screen(None if options.quiet else sys.stdout)

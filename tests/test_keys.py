@@ -518,6 +518,7 @@ def test_a_key_file_that_is_refused(script, tmp_path, content, mode):
 @pytest.mark.parametrize("prog, argv, code, error", [
     ("client", ["h", "--key", "two"], 1, "cannot use the key in two (it has several; a Pi shall have its own only)"),
     ("client", ["h", "--key", "none"], 1, "cannot use the key in none (No such file or directory)"),
+    ("client", ["h", "--key", ""], 1, "cannot use the key in  (No such file or directory)"),  # a variable that is unset
     ("client", ["h", "--key", "."], 1, "cannot use the key in . (Is a directory)"),
     ("client", ["h", "--key", "one", "--name", "attic"], 2, "--name attic differs from the key's, kitchen; leave it"),
     ("client", ["h", "--name", "küche"], 2, "'küche' is no name"),
@@ -526,6 +527,7 @@ def test_a_key_file_that_is_refused(script, tmp_path, content, mode):
     ("client", ["h", "--spool", "spool"], 2, "--spool is for a named sensor; give a --name"),
     ("server", ["--keys", "one", "--log", "a.txt"], 2, "--keys needs a .csv or .db log"),
     ("server", ["--keys", "none"], 1, "cannot use the keys in none (No such file or directory)"),
+    ("server", ["--keys", ""], 1, "cannot use the keys in  (No such file or directory)"),
     ("server", ["--new-key", "a b"], 2, "'a b' is no name"),
     ("server", ["--new-key", ""], 2, "'' is no name"),
     *[("server", ["--interval", each], 2, f"{each!r} is no interval (whole seconds, 2 to 86400)")

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque, namedtuple
+from contextlib import suppress
 from datetime import datetime
 
 import pytest
@@ -449,6 +450,52 @@ def test_while_all_is_acknowledged_nothing_is_written(script, desktop, tmp_path)
               if not re.search(r"^\d+ +(sendto\(|write\([12]<)|^\d+ +openat\(.*O_RDONLY", line)]
     assert others == []
     assert running.count("sendto(") >= 999
+
+
+def test_an_answer_that_came_while_the_sensor_was_read_is_taken_first(sensor, desktop, tmp_path):
+    """The sensor is read without a pause, and longer than the first timeout."""
+    slow = "read = lambda: time.sleep(0.2) or (50.0, 20.0)\n"
+    client = sensor(desktop.getsockname()[1], "--interval", 0, "--count", 6, setup="delivery.RESEND = 0.1\n" + slow
+                    + "dht_read.DRIVERS['simulated'] = lambda *_: dht_read.Driver('simulated', '', read, 1, 0.0)\n")
+    first, numbers = time.time(), []
+    desktop.settimeout(2)
+    with suppress(TimeoutError):
+        while True:
+            question, peer = desktop.recvfrom(300)
+            numbers.append(parse(question)[1].n)
+            desktop.sendto(format_ack("kitchen", numbers[-1], None), peer)
+    assert client.wait() == 0
+    assert len(set(numbers)) == len(numbers) == 6, "each was sent once"
+    assert (tmp_path / "kitchen0.spool").stat().st_mtime < first + 1, "and not spooled"
+
+
+def test_an_age_is_that_of_the_moment_when_it_is_sent(sensor, desktop):
+    """After a while without an answer the name is resolved anew, which takes its time."""
+    client = sensor(desktop.getsockname()[1], "--interval", 5, setup="""
+delivery.SILENCE = 0.3
+import client
+resolve = client.resolve
+client.resolve = lambda *name: time.sleep(0.4) or resolve(*name)
+""")
+    read = []
+    while len(read) < 10:
+        named = parse(desktop.recv(300))[1]
+        read.append(time.monotonic() - named.age)
+    client.says("no answer from")
+    assert client.stop() == 0
+    assert max(read) - min(read) < 0.2
+
+
+def test_a_spool_whose_folder_is_gone_is_said(sensor, desktop, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    client = sensor(desktop.getsockname()[1], "--interval", 0.05, "--spool", folder / "spool")
+    until(lambda: size(folder / "spool"))
+    folder.rename(tmp_path / "away")
+    folder.write_text("no folder")
+    client.says("^cannot write the spool .*: what waits is kept in memory only$")
+    assert client.stop() == 0
+    assert "Traceback" not in client.err
 
 
 # Recovery

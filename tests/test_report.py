@@ -313,13 +313,16 @@ def test_a_text_log_has_statistics_only(tmp_path):
     log.write_bytes(b"74.3,25.7\n 65.25 ,\t25.0 \r\nfoo\n70,20,kitchen,1763719203000042,3.5\n70.0,-0.5\n71.0,2")
     result = run_json(log)
     assert result == {"sensors": {"datalog.txt": {
-        "readings": 4, "first": None, "last": None, "interval": None, "gaps": [],
-        "humidity": pytest.approx(plain_figures([74.3, 65.25, 70, 71]), abs=1e-10),
-        "temperature": pytest.approx(plain_figures([25.7, 25, -0.5, 2]), abs=1e-10),
-        "dew_point": result["sensors"]["datalog.txt"]["dew_point"], "suspicious": None}}, "doubled": 0, "skipped": 2}
+        "readings": 3, "first": None, "last": None, "interval": None, "gaps": [],
+        "humidity": pytest.approx(plain_figures([74.3, 65.25, 70]), abs=1e-10),
+        "temperature": pytest.approx(plain_figures([25.7, 25, -0.5]), abs=1e-10),
+        "dew_point": result["sensors"]["datalog.txt"]["dew_point"], "suspicious": None}}, "doubled": 0, "skipped": 3}
     done = run(log.name, folder=tmp_path)
     assert "datalog.txt has neither times nor names: statistics only" in done.stderr
+    assert "line 6 skipped (torn): b'71.0,2'" in done.stderr
     assert "gaps" not in done.stdout and "suspicious" not in done.stdout
+    log.write_bytes(b"74.3,25.7")
+    assert run_json(log)["sensors"]["datalog.txt"]["readings"] == 1, "whole, but for its line end"
 
 
 @pytest.mark.parametrize("tail, readings, skipped", [

@@ -1,5 +1,6 @@
 """The sensor as the field knows it, against fakes of what stands at the edge: packages, pins and the clock."""
 import random
+import re
 import sys
 import types
 
@@ -251,6 +252,16 @@ def test_what_blinka_raises_is_one_line(circuitpython, monkeypatch, error):
         dht_read.open_driver("circuitpython", "DHT22", 5)
 
 
+def test_what_blinka_raises_as_it_reads_is_no_reading(circuitpython, clock, monkeypatch):
+    def busy(device):
+        raise Exception("'GPIO busy'")  # lgpio.error is of no other kind
+
+    sensor = Sensor(dht_read.open_driver("circuitpython", "DHT22", 11))
+    monkeypatch.setattr(sys.modules["adafruit_dht"].DHT22, "humidity", property(busy))
+    with pytest.raises(NoReading, match="^'GPIO busy'$"):
+        sensor.read()
+
+
 @pytest.mark.parametrize("gpiomem", [True, False])
 def test_adafruit_on_a_platform_that_it_does_not_know(adafruit, clock, monkeypatch, tmp_path, gpiomem):
     def get_platform():
@@ -332,7 +343,8 @@ def test_gpio_is_cleaned_up_when_stopped_while_switched_off(script, tmp_path, hu
 def test_power_pin_without_the_package(script):
     running = script("client", "127.0.0.1", "--driver", "simulated", "--power-pin", 4)
     assert running.wait() == 1
-    assert running.err.startswith("client.py: error: ") and "RPi.GPIO, for --power-pin: " in running.err
+    error = r"client.py: error: cannot read the sensor \(RPi.GPIO, for --power-pin: .*\); try: sudo apt install .*\n"
+    assert re.fullmatch(error, running.err)
 
 
 @pytest.mark.parametrize("failure, hint", [
