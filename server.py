@@ -138,14 +138,14 @@ class Server:
         self.most = BATCH  # datagrams that the next one may have
 
     def run(self, stop: socket.socket) -> None:
-        """Wait, receive, check, hear, append, acknowledge, print, notice; until `stop` is readable or all are in."""
+        """Wait, receive, check, append, acknowledge, hear, print, notice; until `stop` is readable or all are in."""
         going = True
         while going and (self.room() or self.waiting()):
             going = self.wait(stop)
             rows = self.check(self.receive())
-            self.hear(rows)
             logged = self.append(rows)
             self.acknowledge()
+            self.hear(rows)
             self.show(logged)
             self.notice()
 
@@ -246,17 +246,6 @@ class Server:
             say("without a .csv or .db log, duplicates are known only until this server stops")
         return True
 
-    def hear(self, rows: Sequence[Row]) -> None:
-        """Remember who sent readings, and when."""
-        now = time.monotonic()
-        for key, readings in Counter([name or client for _, client, name, _, _ in rows]).items():
-            if key not in self.names and key not in self.plain and len(self.plain) >= SENDERS:
-                key = "others"
-            sender = self.names.get(key) or self.plain.setdefault(key, Sender())
-            if sender.silent:
-                self.notices.add("%s is back", key)
-            sender.hear(readings, now)
-
     def append(self, rows: Sequence[Row]) -> list[Row]:
         """Append rows to each log in turn; return those that are now in all of them.
 
@@ -308,6 +297,17 @@ class Server:
             answer = format_ack(named.name, last, self.interval, named.mac, key)
             with suppress(OSError):  # lost on its way, as far as the client knows: it asks again
                 self.sock.sendto(answer, peer)
+
+    def hear(self, rows: Sequence[Row]) -> None:
+        """Remember who sent readings, and when."""
+        now = time.monotonic()
+        for key, readings in Counter([name or client for _, client, name, _, _ in rows]).items():
+            if key not in self.names and key not in self.plain and len(self.plain) >= SENDERS:
+                key = "others"
+            sender = self.names.get(key) or self.plain.setdefault(key, Sender())
+            if sender.silent:
+                self.notices.add("%s is back", key)
+            sender.hear(readings, now)
 
     def show(self, rows: Sequence[Row]) -> None:
         """Print a line a reading."""
