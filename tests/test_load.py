@@ -86,7 +86,7 @@ def resident(running):
 @pytest.mark.parametrize("number", [200_000, pytest.param(10_000_000, marks=pytest.mark.long)])
 def test_memory_is_flat(server, tmp_path, number):
     running = server("--quiet", "--log", "a.txt")
-    blast(running.port, 100_000)  # batches as large as they get
+    blast(running.port, 100_000, 50_000)
     settle(tmp_path / "a.txt")
     before = resident(running)
     blast(running.port, number - 100_000, 50_000)
