@@ -19,142 +19,35 @@ import argparse
 import errno
 import math
 import os
-import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
 
-import console
-from console import Parser, Screen, say
-from datagram import PORT
-from dht_read import MIN_INTERVAL, OFF, NoReading, Sensor, add_sensor_options, open_sensor
-from sockets import resolve
+from dht22 import console
+from dht22.console import Parser, Screen, say
+from dht22.datagram import PORT
+from dht22.link import Link, Plain, Stop
+from dht22.sensor import MIN_INTERVAL, OFF, NoReading, Sensor, add_sensor_options, open_sensor
 
 HUNG = 5  # failed polls in a row, after which a sensor may hang
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
-    from delivery import Delivery
-
-
-class Stop:
-    """Ctrl+C and SIGTERM, let in only while the sensor is read or time passes: nothing is sent half-way."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.open = False
-        for number in signal.SIGINT, signal.SIGTERM:
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self.ask)
-
-    def ask(self, *_: object) -> None:
-        self.asked = True
-        if self.open:
-            raise KeyboardInterrupt
-
-    def during(self, call: Callable[..., Any], *args: object) -> Any:
-        """Return what `call` returns; raise KeyboardInterrupt as soon as asked to stop."""
-        self.open = True
-        try:
-            if self.asked:
-                raise KeyboardInterrupt
-            return call(*args)
-        finally:
-            self.open = False
-
-
-class Link:
-    """The way to the server. Its name is resolved anew after each error, and a change of state is said, once."""
-
-    def __init__(self, host: str, port: int, connected: bool) -> None:
-        self.host = host
-        self.port = port
-        self.connected = connected  # the kernel then tells when nothing listens there, but takes no other's answer
-        self.sock: socket.socket | None = None
-        self.address: tuple[object, ...] = ()
-        self.trouble = ""
-        self.unresolved: socket.gaierror | None = None
-        self.ask_again = 0.0  # monotonic
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-    def open(self) -> socket.socket:
-        """Return a socket for the server; raise OSError."""
-        began = time.monotonic()
-        if self.unresolved and began < self.ask_again:
-            raise self.unresolved
-        try:
-            family, self.address = resolve(self.host, self.port)
-        except socket.gaierror as error:
-            self.unresolved, now = error, time.monotonic()
-            self.ask_again = now + 10 * (now - began)  # asking in vain can take many seconds: not at each reading
-            raise
-        sock = socket.socket(family, socket.SOCK_DGRAM)
-        try:
-            if self.connected:
-                sock.connect(self.address)
-        except OSError:
-            sock.close()
-            raise
-        return sock
-
-    def send(self, datagram: Callable[[], bytes]) -> bool:
-        """Send what `datagram` returns, once the way is open; return False if that cannot be done now."""
-        trouble = ""
-        for _ in range(2):  # the error may be the answer to the datagram before: then this one goes out second
-            try:
-                self.sock = self.sock or self.open()
-                if self.connected:
-                    self.sock.send(datagram())
-                else:
-                    self.sock.sendto(datagram(), self.address)
-                break
-            except OSError as error:
-                trouble = (f"nothing listens on {self}; is server.py running there?"
-                           if isinstance(error, ConnectionRefusedError)
-                           else f"cannot send to {self} ({error.strerror}); trying on")
-                self.close()
-        if trouble != self.trouble:
-            say(trouble or f"sending to {self} again")
-            self.trouble = trouble
-        return self.sock is not None
-
-    def close(self) -> None:
-        if self.sock:
-            self.sock.close()
-        self.sock = None
-
-
-class Plain:
-    """Sends each reading once, as `humidity,temperature`: what the network loses is lost."""
-
-    def __init__(self, link: Link, interval: float) -> None:
-        self.link = link
-        self.interval = interval
-
-    def send(self, reading: str) -> bool:
-        return self.link.send(lambda: reading.encode("ascii"))
-
-    def serve(self, until: float | None, stop: Stop) -> bool:
-        if until is not None:
-            stop.during(time.sleep, max(0.0, until - time.monotonic()))
-        return True
-
-    def close(self) -> None:
-        self.link.close()
+    from dht22.delivery import Delivery
 
 
 def next_due(due: float, interval: float, now: float) -> float:
     """Return the next of the moments due + k x interval that is not past; a late reading bunches up none."""
-    return max(due + math.ceil((now - due) / interval) * interval, due + interval) if interval else now
+    return (
+        max(due + math.ceil((now - due) / interval) * interval, due + interval) if interval else now
+    )
 
 
-def run(sensor: Sensor, sender: Plain | Delivery, count: int | None, screen: Screen, stop: Stop) -> None:
+def run(
+    sensor: Sensor, sender: Plain | Delivery, count: int | None, screen: Screen, stop: Stop
+) -> None:
     """Read, send, print, wait; until `count` readings are sent."""
     due = time.monotonic()
     failed = sent = 0
@@ -187,24 +80,46 @@ def revive(sensor: Sensor, failed: int, stop: Stop) -> None:
         say(f"{failed} polls failed: switching the sensor off and on")
         stop.during(sensor.power.switch_off)
     elif failed == HUNG:
-        say(f"{failed} polls failed: if the sensor hangs, take its power away for {OFF:g} s; --power-pin does that")
+        say(
+            f"{failed} polls failed: if the sensor hangs, take its power away for {OFF:g} s; --power-pin does that"
+        )
 
 
 def get_parser() -> Parser:
     parser = Parser("client.py", __doc__)
-    parser.add_argument("server", metavar="SERVER", help="name or address of the machine that runs server.py")
-    parser.add_argument("--port", type=console.port, default=PORT, help="UDP port (default: %(default)s)")
-    parser.add_argument("--interval", type=console.seconds, default=2.0, metavar="SECONDS",
-                        help="from one reading to the next; at least 2 for a real sensor (default: %(default)g)")
-    parser.add_argument("--count", type=console.count, metavar="N", help="stop after N readings are sent")
+    parser.add_argument(
+        "server", metavar="SERVER", help="name or address of the machine that runs server.py"
+    )
+    parser.add_argument(
+        "--port", type=console.port, default=PORT, help="UDP port (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--interval",
+        type=console.seconds,
+        default=2.0,
+        metavar="SECONDS",
+        help="from one reading to the next; at least 2 for a real sensor (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--count", type=console.count, metavar="N", help="stop after N readings are sent"
+    )
     add_sensor_options(parser)
-    parser.add_argument("--name", type=console.name,
-                        help="name of this sensor: its readings are acknowledged, and sent until they are")
-    parser.add_argument("--key", metavar="FILE",
-                        help="file with a line of server.py --new-key: names the sensor and signs its readings")
-    parser.add_argument("--spool", metavar="FILE",
-                        help="where the readings of a named sensor wait while they cannot be delivered "
-                             "(default: NAME.spool in $XDG_STATE_HOME/dht22 or ~/.local/state/dht22)")
+    parser.add_argument(
+        "--name",
+        type=console.name,
+        help="name of this sensor: its readings are acknowledged, and sent until they are",
+    )
+    parser.add_argument(
+        "--key",
+        metavar="FILE",
+        help="file with a line of server.py --new-key: names the sensor and signs its readings",
+    )
+    parser.add_argument(
+        "--spool",
+        metavar="FILE",
+        help="where the readings of a named sensor wait while they cannot be delivered "
+        "(default: NAME.spool in $XDG_STATE_HOME/dht22 or ~/.local/state/dht22)",
+    )
     parser.add_argument("--quiet", action="store_true", help="print no readings")
     return parser
 
@@ -218,15 +133,18 @@ def open_sender(parser: Parser, options: argparse.Namespace, link: Link) -> Plai
             if len(keys) > 1:
                 raise OSError(errno.EINVAL, "it has several; a Pi shall have its own only")
         except OSError as error:
-            parser.fail(f"cannot use the key in {options.key} ({error.strerror}); make one with server.py --new-key")
-        (name, key), = keys.items()
+            parser.fail(
+                f"cannot use the key in {options.key} ({error.strerror}); make one with server.py --new-key"
+            )
+        ((name, key),) = keys.items()
         if options.name not in (None, name):
             parser.error(f"--name {options.name} differs from the key's, {name}; leave it out")
     if not name:
         if options.spool:
             parser.error("--spool is for a named sensor; give a --name")
         return Plain(link, options.interval)
-    from delivery import Delivery, Spool  # only a named sensor needs it
+    from dht22.delivery import Delivery  # only a named sensor needs it
+    from dht22.spool import Spool
 
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     path = options.spool or os.path.join(state, "dht22", f"{name}.spool")
@@ -236,7 +154,9 @@ def open_sender(parser: Parser, options: argparse.Namespace, link: Link) -> Plai
                 os.makedirs(os.path.dirname(path), exist_ok=True)
         return Delivery(link, name, key, options.interval, Spool(path))
     except OSError as error:
-        parser.fail(f"cannot use the spool {path} ({error.strerror}); give another --name or --spool")
+        parser.fail(
+            f"cannot use the spool {path} ({error.strerror}); give another --name or --spool"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -246,17 +166,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.port == 0:
         parser.error("argument --port: '0' is no port to send to")
     if options.interval < MIN_INTERVAL and options.driver != "simulated":
-        parser.error(f"a sensor needs {MIN_INTERVAL:g} s between readings (datasheet); give a longer --interval")
+        parser.error(
+            f"a sensor needs {MIN_INTERVAL:g} s between readings (datasheet); give a longer --interval"
+        )
     stop = Stop()
-    link = Link(options.server, options.port, connected=options.name is None and options.key is None)
+    link = Link(
+        options.server, options.port, connected=options.name is None and options.key is None
+    )
     try:
-        with closing(open_sender(parser, options, link)) as sender, \
-                closing(stop.during(open_sensor, parser, options)) as sensor:
+        with (
+            closing(open_sender(parser, options, link)) as sender,
+            closing(stop.during(open_sensor, parser, options)) as sensor,
+        ):
             try:
                 link.sock = stop.during(link.open)
             except socket.gaierror as error:
                 if error.errno == socket.EAI_NONAME:
-                    parser.fail(f"no host {options.server!r} ({error.strerror}); give the desktop's name or address")
+                    parser.fail(
+                        f"no host {options.server!r} ({error.strerror}); give the desktop's name or address"
+                    )
             except OSError:
                 pass  # said when the first reading cannot be sent
             say(f"sending to {link} every {options.interval:g} s")

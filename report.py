@@ -36,6 +36,7 @@ point that over water. Doubled rows are used once, lines that are no rows are sk
 Needs pandas and matplotlib: `uv run report.py` and `pipx run ./report.py` bring them along. Exit code: 0 = done,
 1 = no reading or no pandas, 2 = usage.
 """
+
 import json
 import os
 import re
@@ -49,9 +50,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from console import Parser, say
-from datagram import parse
-from logs import TEXT_WHOLE
+from dht22.console import Parser, say
+from dht22.datagram import parse
+from dht22.logs import TEXT_WHOLE
 
 if TYPE_CHECKING:  # imported where they are used: --help needs neither
     from matplotlib.figure import Figure
@@ -60,14 +61,23 @@ if TYPE_CHECKING:  # imported where they are used: --help needs neither
 COLUMNS = ["time", "client", "name", "humidity", "temperature", "n"]
 HEADER = ",".join(COLUMNS).encode()
 # Only a named sensor's row ends with an n. Whether the day exists and the reading is one is checked apart.
-ROW = re.compile(rb"((?:19|20)[0-9]{2}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}\.[0-9]{3})Z,"
-                 rb"[0-9A-Fa-f:.]+,([A-Za-z0-9._-]{1,32})?,([^,]+,[^,]+),(?(2)[1-8][0-9]{15})(?:\r?\n)?")
+ROW = re.compile(
+    rb"((?:19|20)[0-9]{2}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}\.[0-9]{3})Z,"
+    rb"[0-9A-Fa-f:.]+,([A-Za-z0-9._-]{1,32})?,([^,]+,[^,]+),(?(2)[1-8][0-9]{15})(?:\r?\n)?"
+)
 ROWS = """SELECT time || ',' || client || ',' || ifnull(name, '') || ',' || humidity || ',' || temperature || ','
           || ifnull(n, '') || char(10) FROM reading"""
 
-UNITS = {"humidity": "humidity (%)", "temperature": "temperature (°C)", "dew_point": "dew point (°C)"}
+UNITS = {
+    "humidity": "humidity (%)",
+    "temperature": "temperature (°C)",
+    "dew_point": "dew point (°C)",
+}
 FIGURES = ["min", "mean", "max", "std"]
-MAGNUS = 17.62, 243.12  # over water, -45 to 60 °C; Sonntag 1990, in the WMO's Guide to Instruments (No. 8)
+MAGNUS = (
+    17.62,
+    243.12,
+)  # over water, -45 to 60 °C; Sonntag 1990, in the WMO's Guide to Instruments (No. 8)
 GAP = 2.5  # intervals
 SAID = 5  # lines skipped, and gaps of a sensor, the longest first; the rest is a number
 
@@ -75,9 +85,19 @@ SAID = 5  # lines skipped, and gaps of a sensor, the longest first; the rest is 
 # (Iglewicz and Hoaglin 1993); 15 readings estimate the spread roughly, and we look at each reading: hence 5.
 WINDOW = 15  # readings; a step in the middle moves their median along
 THRESHOLD = 5 * 1.4826  # MADs; 1.4826 of them are a standard deviation where the noise is normal
-ACCURACY = {"humidity": 2.0, "temperature": 0.5}  # DHT22 datasheet; closer to the median is never suspicious
+ACCURACY = {
+    "humidity": 2.0,
+    "temperature": 0.5,
+}  # DHT22 datasheet; closer to the median is never suspicious
 
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito 2008; legible on paper
+COLOURS = [
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+]  # Okabe and Ito 2008; legible on paper
 MARKERS = "os^Dv"  # for who sees no colours; noise would fill the blanks of a dashed line
 LEGEND = 14  # sensors named; with more the lines cannot be told apart anyway
 
@@ -124,8 +144,11 @@ def examine(readings: "DataFrame") -> "DataFrame":
         seconds=seconds,
         gap=(seconds > GAP * interval) & (interval > 0),
         dew_point=dew_point(readings.humidity, readings.temperature),
-        **{f"suspicious_{quantity}": suspicious(readings[quantity], accuracy)
-           for quantity, accuracy in ACCURACY.items()})
+        **{
+            f"suspicious_{quantity}": suspicious(readings[quantity], accuracy)
+            for quantity, accuracy in ACCURACY.items()
+        },
+    )
 
 
 def rfc3339(time: Any) -> str:
@@ -143,10 +166,21 @@ def summary(readings: "DataFrame") -> dict[str, Any]:
         "first": rfc3339(readings.time.min()) if timed else None,
         "last": rfc3339(readings.time.max()) if timed else None,
         "interval": interval if timed and len(readings) > 1 else None,
-        "gaps": [{"from": rfc3339(gap.before), "to": rfc3339(gap.time), "seconds": gap.seconds,
-                  "missing": round(gap.seconds / interval) - 1} for gap in gaps.itertuples()],
-        **json.loads(readings[list(UNITS)].agg(FIGURES).to_json()),  # ten decimals, and null where there is none
-        "suspicious": int((readings.suspicious_humidity | readings.suspicious_temperature).sum()) if timed else None,
+        "gaps": [
+            {
+                "from": rfc3339(gap.before),
+                "to": rfc3339(gap.time),
+                "seconds": gap.seconds,
+                "missing": round(gap.seconds / interval) - 1,
+            }
+            for gap in gaps.itertuples()
+        ],
+        **json.loads(
+            readings[list(UNITS)].agg(FIGURES).to_json()
+        ),  # ten decimals, and null where there is none
+        "suspicious": int((readings.suspicious_humidity | readings.suspicious_temperature).sum())
+        if timed
+        else None,
     }
 
 
@@ -154,16 +188,24 @@ def table(name: str, readings: "DataFrame", every: Optional[timedelta]) -> str:
     """Return the figures of one sensor as text, with the mean of each time span `every`."""
     sensor = summary(readings)
     figures = readings[list(UNITS)].agg(FIGURES).T.rename(index=UNITS)
-    lines = [name, f"readings: {sensor['readings']:,}", figures.to_string(float_format="%.2f", na_rep="-")]
+    lines = [
+        name,
+        f"readings: {sensor['readings']:,}",
+        figures.to_string(float_format="%.2f", na_rep="-"),
+    ]
     if sensor["first"]:
         usual = f", usually every {sensor['interval']:.1f} s" if sensor["interval"] else ""
         missing = sum(gap["missing"] for gap in sensor["gaps"])
-        lines += [f"suspicious: {sensor['suspicious']}",
-                  f"from {sensor['first']} to {sensor['last']}{usual}",
-                  f"gaps: {len(sensor['gaps'])}, readings missing: {missing:,}"]
+        lines += [
+            f"suspicious: {sensor['suspicious']}",
+            f"from {sensor['first']} to {sensor['last']}{usual}",
+            f"gaps: {len(sensor['gaps'])}, readings missing: {missing:,}",
+        ]
     for gap in sorted(sensor["gaps"], key=lambda gap: -gap["seconds"])[:SAID]:
         length = str(timedelta(seconds=round(gap["seconds"])))
-        lines.append(f"from {gap['from']} to {gap['to']}  {length:>18}  {gap['missing']:>9,} missing")
+        lines.append(
+            f"from {gap['from']} to {gap['to']}  {length:>18}  {gap['missing']:>9,} missing"
+        )
     if every:
         spans = readings.groupby(readings.time.dt.floor(every))[list(UNITS)].mean()
         lines.append(spans.rename(columns=UNITS).to_string(float_format="%.2f", na_rep="-"))
@@ -180,15 +222,28 @@ def draw(sensors: "dict[str, DataFrame]") -> "Figure":
     axes = figure.subplots(len(ACCURACY), sharex=True, gridspec_kw={"hspace": 0.08})
     for number, (name, readings) in enumerate(sensors.items()):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        label = f" {name}" if number < LEGEND else None  # the blank: a legend leaves out what begins with _
+        label = (
+            f" {name}" if number < LEGEND else None
+        )  # the blank: a legend leaves out what begins with _
         begins = readings.gap | readings.seconds.isna()
         lone = readings[begins & begins.shift(-1, fill_value=True)]  # a line does not show these
-        openings = readings.loc[readings.gap, ["time"]] - Timedelta("1ms")  # rows without values break it
+        openings = readings.loc[readings.gap, ["time"]] - Timedelta(
+            "1ms"
+        )  # rows without values break it
         line = concat([readings, openings]).sort_values("time")
         for quantity, axis in zip(ACCURACY, axes):
             marked = readings[readings[f"suspicious_{quantity}"]]
-            axis.plot(line.time, line[quantity], color=colour, linewidth=1, label=label,
-                      marker=marker, markevery=len(line) // 12 + 1, markersize=8, markeredgecolor="white")
+            axis.plot(
+                line.time,
+                line[quantity],
+                color=colour,
+                linewidth=1,
+                label=label,
+                marker=marker,
+                markevery=len(line) // 12 + 1,
+                markersize=8,
+                markeredgecolor="white",
+            )
             axis.plot(lone.time, lone[quantity], ".", color=colour)
             axis.plot(marked.time, marked[quantity], "kx")
     for quantity, axis in zip(ACCURACY, axes):
@@ -198,7 +253,13 @@ def draw(sensors: "dict[str, DataFrame]") -> "Figure":
     axis.xaxis.set_major_formatter(ConciseDateFormatter(axis.xaxis.get_major_locator()))
     axis.plot([], [], "kx", label="suspicious")
     more = f"the first {LEGEND} of {len(sensors)} sensors" if len(sensors) > LEGEND else None
-    figure.legend(*axis.get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 0.9), ncol=4, title=more)
+    figure.legend(
+        *axis.get_legend_handles_labels(),
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.9),
+        ncol=4,
+        title=more,
+    )
     return figure
 
 
@@ -243,11 +304,19 @@ def read(log: Path) -> "tuple[DataFrame, int, int]":
     if log.suffix == ".txt":
         say(f"{log} has neither times nor names: statistics only")
         return read_csv(rows, names=COLUMNS[3:5]).assign(time=NaT, sensor=log.name), 0, skipped
-    readings = read_csv(rows, names=COLUMNS, parse_dates=["time"], keep_default_na=False, na_values={"n": [""]},
-                        dtype={"client": str, "name": str, "n": "Int64"})
+    readings = read_csv(
+        rows,
+        names=COLUMNS,
+        parse_dates=["time"],
+        keep_default_na=False,
+        na_values={"n": [""]},
+        dtype={"client": str, "name": str, "n": "Int64"},
+    )
     again = readings.n.notna() & readings.duplicated(["name", "n"])
-    readings = readings[~again].assign(time=readings.time.dt.tz_localize(None),
-                                       sensor=readings.name.where(readings.name != "", readings.client))
+    readings = readings[~again].assign(
+        time=readings.time.dt.tz_localize(None),
+        sensor=readings.name.where(readings.name != "", readings.client),
+    )
     if again.any():
         say(f"rows doubled (same name and n), used once: {again.sum():,}")
     back = readings.groupby("sensor").time.diff() < Timedelta(0)
@@ -281,10 +350,20 @@ def span(text: str) -> timedelta:
 
 def get_parser() -> Parser:
     parser = Parser("report.py", __doc__)
-    parser.add_argument("log", nargs="?", type=log, default="datalog.csv", metavar="LOG",
-                        help="a .csv, .db or .txt of the server (default: %(default)s)")
-    parser.add_argument("--plot", type=picture, metavar="FILE.png", help="draw humidity and temperature over time")
-    parser.add_argument("--every", type=span, metavar="1h", help="add the means of each time span (s, min, h or d)")
+    parser.add_argument(
+        "log",
+        nargs="?",
+        type=log,
+        default="datalog.csv",
+        metavar="LOG",
+        help="a .csv, .db or .txt of the server (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--plot", type=picture, metavar="FILE.png", help="draw humidity and temperature over time"
+    )
+    parser.add_argument(
+        "--every", type=span, metavar="1h", help="add the means of each time span (s, min, h or d)"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures for a program")
     return parser
 
@@ -302,23 +381,33 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             if args.plot:
                 figure = draw(sensors)
         except ImportError as error:
-            parser.fail(f"cannot start ({error}); python3 -m pip install pandas matplotlib, or uv run report.py")
+            parser.fail(
+                f"cannot start ({error}); python3 -m pip install pandas matplotlib, or uv run report.py"
+            )
         except (OSError, EOFError, sqlite3.Error) as error:
-            parser.fail(f"cannot read {args.log} ({getattr(error, 'strerror', error)}); has the server logged there?")
+            parser.fail(
+                f"cannot read {args.log} ({getattr(error, 'strerror', error)}); has the server logged there?"
+            )
         if args.plot:
             try:
                 figure.savefig(args.plot, bbox_inches="tight")
             except OSError as error:
-                parser.fail(f"cannot write {args.plot} ({error.strerror}); is the folder there, and yours?")
+                parser.fail(
+                    f"cannot write {args.plot} ({error.strerror}); is the folder there, and yours?"
+                )
         if args.json:
             named = {name: summary(rows) for name, rows in sensors.items()}
-            report = json.dumps({"sensors": named, "doubled": doubled, "skipped": skipped}, indent=2)
+            report = json.dumps(
+                {"sensors": named, "doubled": doubled, "skipped": skipped}, indent=2
+            )
         else:
             report = "\n".join(table(name, rows, args.every) for name, rows in sensors.items())
         try:
             print(report, flush=True)
         except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more as it exits
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # or Python tries once more as it exits
             if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
                 parser.fail(f"cannot print the report ({error.strerror}); is the disk full?")
     return 0

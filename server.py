@@ -31,11 +31,11 @@ from contextlib import suppress
 from itertools import repeat, starmap
 from operator import itemgetter
 
-import console
-from console import Parser, Screen, say
-from datagram import AS_LOGGED, LIMIT, PORT, Named, format_ack, parse, verify
-from logs import LOGS, NAMES, Log, Row, TextLog
-from sockets import drops, listen, own_address
+from dht22 import console
+from dht22.console import Parser, Screen, say
+from dht22.datagram import AS_LOGGED, LIMIT, PORT, Named, format_ack, parse, verify
+from dht22.logs import LOGS, NAMES, Log, Row, TextLog
+from dht22.sockets import drops, listen, own_address
 
 BATCH = 10_000  # datagrams received before they are written
 GATHER = 0.005  # seconds that a batch may gather under load
@@ -78,7 +78,9 @@ class Sender:
     """What is remembered of a sensor: a name, or the address of one that sends plain readings."""
 
     def __init__(self, last: int = 0) -> None:
-        self.taken = last  # the highest n of this name that was taken: what is not above it is a duplicate
+        self.taken = (
+            last  # the highest n of this name that was taken: what is not above it is a duplicate
+        )
         self.last = last  # the highest n that is on the disk: it is acknowledged
         self.duplicates = 0
         self.address = self.former = ""
@@ -104,21 +106,34 @@ class Sender:
 
     def is_missed(self, now: float) -> bool:
         """Tell whether it was heard three times and then not for long."""
-        return self.readings >= 3 and not self.silent and now - self.heard > max(SILENT, 5 * self.interval)
+        return (
+            self.readings >= 3
+            and not self.silent
+            and now - self.heard > max(SILENT, 5 * self.interval)
+        )
 
 
 class Server:
     """A socket, the logs, and what is known of those who send."""
 
-    def __init__(self, sock: socket.socket, logs: Sequence[Log], screen: Screen, count: int | None = None,
-                 interval: int | None = None, keys: dict[str, bytes] | None = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        logs: Sequence[Log],
+        screen: Screen,
+        count: int | None = None,
+        interval: int | None = None,
+        keys: dict[str, bytes] | None = None,
+    ) -> None:
         self.sock = sock
         self.logs = logs
         self.screen = screen
         self.count = count
         self.interval = interval
         self.keys = keys
-        known = [log.last() for log in logs[-1:] if not isinstance(log, TextLog)]  # the csv is the last, else the db
+        known = [
+            log.last() for log in logs[-1:] if not isinstance(log, TextLog)
+        ]  # the csv is the last, else the db
         self.names = {name: Sender(last) for last_of in known for name, last in last_of.items()}
         self.forgets = not known
         self.questions: list[tuple[Peer, Named]] = []  # of the last batch
@@ -133,7 +148,9 @@ class Server:
         self.notices = Notices()
         self.look = 0.0  # when to look for drops and silence again (monotonic)
         self.buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)  # bytes, granted
-        self.gather = min(GATHER, self.buffer / 800 / 400_000)  # seconds: the buffer holds what 400,000/s bring
+        self.gather = min(
+            GATHER, self.buffer / 800 / 400_000
+        )  # seconds: the buffer holds what 400,000/s bring
         self.load = 0  # datagrams of the last batch beyond the first
         self.most = BATCH  # datagrams that the next one may have
 
@@ -155,7 +172,11 @@ class Server:
 
     def room(self) -> int:
         """Return how many datagrams may be received now."""
-        return self.most if self.count is None else min(self.most, self.count - self.logged - self.waiting())
+        return (
+            self.most
+            if self.count is None
+            else min(self.most, self.count - self.logged - self.waiting())
+        )
 
     def wait(self, stop: socket.socket) -> bool:
         """Wait for a datagram, a second at most; return False once told to stop."""
@@ -180,7 +201,9 @@ class Server:
         except OSError as error:
             if error.errno != getattr(errno, "WSAEMSGSIZE", None):
                 raise
-            batch.append((bytes(LIMIT + 1), ("?", 0)))  # Windows tells neither what was too long nor from whom
+            batch.append(
+                (bytes(LIMIT + 1), ("?", 0))
+            )  # Windows tells neither what was too long nor from whom
         self.load = len(batch) - 1
         self.received += len(batch)
         return batch
@@ -239,8 +262,12 @@ class Server:
             sender = self.names[named.name] = Sender()
         sender.taken = named.n
         if sender.alternates(address):
-            self.notices.add("%s comes from %s and %s in turn; has each Pi a name of its own?", named.name,
-                             sender.address, sender.former)
+            self.notices.add(
+                "%s comes from %s and %s in turn; has each Pi a name of its own?",
+                named.name,
+                sender.address,
+                sender.former,
+            )
         if self.forgets:
             self.forgets = False
             say("without a .csv or .db log, duplicates are known only until this server stops")
@@ -278,7 +305,9 @@ class Server:
         except OSError as error:
             if not self.failing:
                 self.failing = f"cannot write {self.logs[self.written].path} ({error.strerror})"
-                say(f"{self.failing}; readings are kept, {BACKLOG} at most, and written when that is mended")
+                say(
+                    f"{self.failing}; readings are kept, {BACKLOG} at most, and written when that is mended"
+                )
             self.retry = time.monotonic() + RETRY
         else:
             if self.failing:
@@ -312,8 +341,14 @@ class Server:
     def show(self, rows: Sequence[Row]) -> None:
         """Print a line a reading."""
         if self.screen.is_open():
-            self.screen.show("".join([f"{time.strftime('%H:%M:%S', time.localtime(at))} {name or client} {reading}\n"
-                                      for at, client, name, reading, _ in rows]))
+            self.screen.show(
+                "".join(
+                    [
+                        f"{time.strftime('%H:%M:%S', time.localtime(at))} {name or client} {reading}\n"
+                        for at, client, name, reading, _ in rows
+                    ]
+                )
+            )
 
     def notice(self) -> None:
         """Say what was dropped, refused, or has gone silent."""
@@ -331,8 +366,12 @@ class Server:
         """Say how many datagrams the kernel has dropped since the last look: its buffer was full."""
         dropped = drops(self.sock) or 0
         if dropped != self.dropped:
-            self.notices.add("dropped %d so far, %d of them now: the receive buffer of %d KiB was full", dropped,
-                             dropped - self.dropped, self.buffer >> 10)
+            self.notices.add(
+                "dropped %d so far, %d of them now: the receive buffer of %d KiB was full",
+                dropped,
+                dropped - self.dropped,
+                self.buffer >> 10,
+            )
             self.dropped = dropped
 
     def finish(self) -> None:
@@ -345,17 +384,27 @@ class Server:
         refused = sum(self.refused.values())
         dropped = "unknown" if drops(self.sock) is None else self.dropped
         duplicates = sum(sender.duplicates for sender in self.names.values())
-        say(f"received {self.received} = logged {self.logged} + duplicates {duplicates} + refused {refused}"
-            f" + overflowed {self.overflowed}; dropped {dropped}")
+        say(
+            f"received {self.received} = logged {self.logged} + duplicates {duplicates} + refused {refused}"
+            f" + overflowed {self.overflowed}; dropped {dropped}"
+        )
         for reason, number in self.refused.most_common():
             say(f"refused {number}: {reason}")
-        heard = [item for item in [*self.names.items(), *self.plain.items()] if item[1].readings or item[1].duplicates]
+        heard = [
+            item
+            for item in [*self.names.items(), *self.plain.items()]
+            if item[1].readings or item[1].duplicates
+        ]
         senders = sorted(heard, key=lambda item: item[1].readings, reverse=True)
         for name, sender in senders[:SHOWN]:
-            say(f"{name}: {sender.readings} readings"
-                + (f", {sender.duplicates} duplicates" if sender.duplicates else ""))
+            say(
+                f"{name}: {sender.readings} readings"
+                + (f", {sender.duplicates} duplicates" if sender.duplicates else "")
+            )
         if senders[SHOWN:]:
-            say(f"and {len(senders) - SHOWN} more: {sum(sender.readings for _, sender in senders[SHOWN:])} readings")
+            say(
+                f"and {len(senders) - SHOWN} more: {sum(sender.readings for _, sender in senders[SHOWN:])} readings"
+            )
 
 
 def stop_signals() -> socket.socket:
@@ -385,19 +434,43 @@ def interval(text: str) -> int:
 
 def get_parser() -> Parser:
     parser = Parser("server.py", __doc__)
-    parser.add_argument("--host", help="address to listen on (default: every interface, IPv4 and IPv6)")
-    parser.add_argument("--port", type=console.port, default=PORT,
-                        help="UDP port; 0 takes a free one (default: %(default)s)")
-    parser.add_argument("--log", type=log, action="append", metavar="FILE",
-                        help="file to append to, can be repeated; the ending is the format, "
-                             f"{', '.join(LOGS)} (default: datalog.txt and datalog.csv)")
-    parser.add_argument("--keys", metavar="FILE",
-                        help="take only readings that are signed with a key of this file (lines of --new-key)")
-    parser.add_argument("--new-key", type=console.name, metavar="NAME",
-                        help="print a new key for a sensor, a line for --keys and for the client's --key, and end")
-    parser.add_argument("--interval", type=interval, metavar="SECONDS",
-                        help="interval that named clients shall take over, 2 to 86400 (default: their own)")
-    parser.add_argument("--count", type=console.count, metavar="N", help="stop after N readings are logged")
+    parser.add_argument(
+        "--host", help="address to listen on (default: every interface, IPv4 and IPv6)"
+    )
+    parser.add_argument(
+        "--port",
+        type=console.port,
+        default=PORT,
+        help="UDP port; 0 takes a free one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--log",
+        type=log,
+        action="append",
+        metavar="FILE",
+        help="file to append to, can be repeated; the ending is the format, "
+        f"{', '.join(LOGS)} (default: datalog.txt and datalog.csv)",
+    )
+    parser.add_argument(
+        "--keys",
+        metavar="FILE",
+        help="take only readings that are signed with a key of this file (lines of --new-key)",
+    )
+    parser.add_argument(
+        "--new-key",
+        type=console.name,
+        metavar="NAME",
+        help="print a new key for a sensor, a line for --keys and for the client's --key, and end",
+    )
+    parser.add_argument(
+        "--interval",
+        type=interval,
+        metavar="SECONDS",
+        help="interval that named clients shall take over, 2 to 86400 (default: their own)",
+    )
+    parser.add_argument(
+        "--count", type=console.count, metavar="N", help="stop after N readings are logged"
+    )
     parser.add_argument("--quiet", action="store_true", help="print no readings")
     return parser
 
@@ -415,9 +488,10 @@ def open_socket(parser: Parser, host: str | None, port: int) -> socket.socket:
     try:
         return listen(host, port)
     except OSError as error:
-        remedy = {errno.EADDRINUSE: "is another server running? give another --port",
-                  errno.EACCES: "ports below 1024 are the system's; give another --port",
-                  }.get(error.errno or 0, "give an address of this machine as --host")
+        remedy = {
+            errno.EADDRINUSE: "is another server running? give another --port",
+            errno.EACCES: "ports below 1024 are the system's; give another --port",
+        }.get(error.errno or 0, "give an address of this machine as --host")
         parser.fail(f"cannot listen on {host or 'port'} {port} ({error.strerror}); {remedy}")
 
 
@@ -431,7 +505,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             parser.fail(f"cannot print the key ({error.strerror}); is stdout open, the disk full?")
         return 0
-    paths = {os.path.splitext(path)[1]: path for path in options.log or ["datalog.txt", "datalog.csv"]}
+    paths = {
+        os.path.splitext(path)[1]: path for path in options.log or ["datalog.txt", "datalog.csv"]
+    }
     if options.log and len(paths) < len(options.log):
         parser.error("two logs end alike; one of each format is all there can be")
     if options.keys is not None and paths.keys() == {".txt"}:
@@ -445,7 +521,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs: list[Log] = []
     try:
         for ending in [each for each in LOGS if each in paths]:
-            logs.append(LOGS[ending](paths[ending], lambda line: (say if listening else early.append)(line)))
+            logs.append(
+                LOGS[ending](paths[ending], lambda line: (say if listening else early.append)(line))
+            )
         server = Server(sock, logs, screen, options.count, options.interval, keys)
     except OSError as error:
         for line in early:
@@ -453,9 +531,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.fail(f"cannot log to {paths[ending]} ({error.strerror}); give another file as --log")
     host, port = sock.getsockname()[:2]
     named = options.host and host not in ("0.0.0.0", "::")
-    say(f"listening on {host if named else '*'}:{port}, logging to {', '.join(log.path for log in logs)}")
-    say(f"on the Pi: python3 client.py {options.host if named else own_address()}"
-        + (f" --port {port}" if port != PORT else ""))
+    say(
+        f"listening on {host if named else '*'}:{port}, logging to {', '.join(log.path for log in logs)}"
+    )
+    say(
+        f"on the Pi: python3 client.py {options.host if named else own_address()}"
+        + (f" --port {port}" if port != PORT else "")
+    )
     listening = True
     for line in early:
         say(line)

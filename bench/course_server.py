@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """The course's server, for comparison: receive, open the log, write, close, print, for each datagram.
 
-    $ python3 bench/course_server.py 10001 datalog.txt
+$ python3 bench/course_server.py 10001 datalog.txt
 """
+
 import socket
 import sys
 

@@ -10,6 +10,7 @@ signed to server.py, which has it on the disk before it answers; with QoS 1 to m
 whose subscriber writes it to a file. Needs Linux, two cores and taskset; mosquitto and mosquitto_sub where
 installed. Takes about a minute. Exit code: 0 = done, 1 = could not run, or was stopped.
 """
+
 import contextlib
 import hmac
 import os
@@ -58,7 +59,9 @@ class Sensor:
 
     def is_answered(self) -> bool:
         answer, _, mac = self.socket.recv(512).rpartition(b",")
-        return answer == f"ack,{self.name},{self.n},".encode() and mac == self.sign(self.mac + b"," + answer)
+        return answer == f"ack,{self.name},{self.n},".encode() and mac == self.sign(
+            self.mac + b"," + answer
+        )
 
 
 class Publisher:
@@ -124,7 +127,15 @@ def server(folder: Path, *logs: str) -> Iterator[Started]:
     keys = folder / "keys"
     keys.touch(0o600)
     keys.write_text("".join(f"{client.name} {client.key.hex()}\n" for client in clients))
-    command = [sys.executable, measure.ROOT / "server.py", "--host", "127.0.0.1", "--port", port, "--quiet"]
+    command = [
+        sys.executable,
+        measure.ROOT / "server.py",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        port,
+        "--quiet",
+    ]
     options = [word for log in logs for word in ("--log", log)]
     with measure.running(folder, *command, "--keys", keys, *options) as pid:
         measure.await_port(port)
@@ -135,15 +146,32 @@ def server(folder: Path, *logs: str) -> Iterator[Started]:
 def mosquitto(folder: Path) -> Iterator[Started]:
     """Run mosquitto, and mosquitto_sub writing to a file."""
     port, config, log = measure.free_port(socket.SOCK_STREAM), folder / "config", folder / "log"
-    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\n"
-                      f"persistence_location {folder}/\nmax_queued_messages 0\n")
-    subscribe = ["mosquitto_sub", "-h", "127.0.0.1", "-p", port, "-q", 1, "-c", "-i", "log", "-t", "r"]
+    config.write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\n"
+        f"persistence_location {folder}/\nmax_queued_messages 0\n"
+    )
+    subscribe = [
+        "mosquitto_sub",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        port,
+        "-q",
+        1,
+        "-c",
+        "-i",
+        "log",
+        "-t",
+        "r",
+    ]
     with log.open("wb") as file, measure.running(folder, "mosquitto", "-c", config) as broker:
         measure.await_port(port, "tcp")
         with measure.running(folder, *subscribe, stdout=file) as subscriber:
             clients = [Publisher(f"sensor-{number}", port) for number in range(CLIENTS)]
             deadline = time.monotonic() + measure.PATIENCE
-            while not log.stat().st_size and time.monotonic() < deadline:  # it has not subscribed yet
+            while (
+                not log.stat().st_size and time.monotonic() < deadline
+            ):  # it has not subscribed yet
                 exchange(clients[:1], 1)
                 time.sleep(0.1)
             yield Started(clients, [broker, subscriber], log)
@@ -158,7 +186,11 @@ class Peer(NamedTuple):
 
 
 PEERS = (
-    Peer("server.py, text and CSV", [sys.executable], lambda folder: server(folder, "log.txt", "log.csv")),
+    Peer(
+        "server.py, text and CSV",
+        [sys.executable],
+        lambda folder: server(folder, "log.txt", "log.csv"),
+    ),
     Peer("server.py, CSV", [sys.executable], lambda folder: server(folder, "log.csv")),
     Peer("mosquitto and mosquitto_sub", ["mosquitto", "mosquitto_sub"], mosquitto),
 )
@@ -199,13 +231,19 @@ def compare(runs: int, count: int) -> str:
         if peer not in installed:
             return [peer.name, "not installed", "", ""]
         own, ours = samples[peer.name], samples[PEERS[0].name]
-        return [peer.name, f"{measure.median(own, 'cpu'):.1f}", f"{measure.ratio(own, ours, 'cpu'):.2f}",
-                f"{measure.median(own, 'rate'):,.0f}"]
+        return [
+            peer.name,
+            f"{measure.median(own, 'cpu'):.1f}",
+            f"{measure.ratio(own, ours, 'cpu'):.2f}",
+            f"{measure.median(own, 'rate'):,.0f}",
+        ]
 
     head = ["receiver", "CPU µs a delivered reading", "ratio to ours", "readings a second"]
-    return (f"{measure.table(head, *map(row, PEERS))}\n\n"
-            f"Medians of {runs}, ratios run by run; {count:,} readings of {CLIENTS} clients; an fsync takes "
-            f"{fsync:.0f} µs. {machine}; {measure.version('mosquitto', '-h')}.")
+    return (
+        f"{measure.table(head, *map(row, PEERS))}\n\n"
+        f"Medians of {runs}, ratios run by run; {count:,} readings of {CLIENTS} clients; an fsync takes "
+        f"{fsync:.0f} µs. {machine}; {measure.version('mosquitto', '-h')}."
+    )
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -1,4 +1,5 @@
 """What the benchmarks share: run a process on a core, read its CPU time and memory, print a table."""
+
 import argparse
 import contextlib
 import os
@@ -32,7 +33,12 @@ def pinned(core: int, *command: object) -> list[str]:
 def running(folder: Path, *command: object, **options: Any) -> Iterator[int]:
     """Run command in folder on the receiver's core; yield its pid; terminate it, whatever happens."""
     with (folder / "stderr").open("a") as stderr:
-        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": stderr, **options}
+        options = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.DEVNULL,
+            "stderr": stderr,
+            **options,
+        }
         process = subprocess.Popen(pinned(RECEIVER, *command), cwd=folder, **options)
     try:
         yield process.pid
@@ -58,7 +64,9 @@ def free_port(kind: socket.SocketKind = socket.SOCK_DGRAM) -> int:
 def await_port(port: int, protocol: str = "udp") -> None:
     """Wait until port is bound; RuntimeError if that takes too long."""
     deadline = time.monotonic() + PATIENCE
-    bound = re.compile(f"[0-9]: [0-9A-F]+:{port:04X} ")  # the local address; the peer's comes after it
+    bound = re.compile(
+        f"[0-9]: [0-9A-F]+:{port:04X} "
+    )  # the local address; the peer's comes after it
     while not bound.search(Path(f"/proc/net/{protocol}").read_text()):
         if time.monotonic() > deadline:
             raise RuntimeError(f"nothing listens on port {port}")
@@ -90,18 +98,26 @@ def version(*command: str) -> str:
     """Return the name of a program and the first dotted number that command prints."""
     if not shutil.which(command[0]):
         return f"{command[0]} not installed"
-    text = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
-    return f'{command[0]} {re.findall(r"[0-9]+(?:[.][0-9]+)+", text)[0]}'
+    text = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ).stdout
+    return f"{command[0]} {re.findall(r'[0-9]+(?:[.][0-9]+)+', text)[0]}"
 
 
 def machine() -> str:
     """Name the processor, the kernel and the Python that the numbers are from, and tell how quiet it is."""
-    model, *_ = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) or [platform.machine()]
-    return (f"{model}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the start, "
-            f"Linux {platform.release()}, Python {platform.python_version()}")
+    model, *_ = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) or [
+        platform.machine()
+    ]
+    return (
+        f"{model}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the start, "
+        f"Linux {platform.release()}, Python {platform.python_version()}"
+    )
 
 
-def take_turns(peers: Sequence[Any], runs: int, sample: Callable[[Any], Sample]) -> dict[str, list[Sample]]:
+def take_turns(
+    peers: Sequence[Any], runs: int, sample: Callable[[Any], Sample]
+) -> dict[str, list[Sample]]:
     """Return the samples of each peer, by its name: a run of all of them, then the next."""
     samples: dict[str, list[Sample]] = {peer.name: [] for peer in peers}
     for run in range(runs):
@@ -123,7 +139,7 @@ def ratio(samples: Sequence[Sample], others: Sequence[Sample], key: str) -> floa
 def table(*rows: list[str]) -> str:
     """Return a Markdown table; the first row is its head."""
     rule = ["---"] + ["---:"] * (len(rows[0]) - 1)
-    return "\n".join(f'| {" | ".join(row)} |' for row in (rows[0], rule, *rows[1:]))
+    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
 
 
 def count(text: str) -> int:
@@ -137,15 +153,21 @@ def get_parser(manual: Optional[str]) -> argparse.ArgumentParser:
     """Return a parser whose description is the docstring of a script."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=manual, formatter_class=raw)
-    parser.add_argument("--runs", type=count, default=5, help="runs, one after the other (default: %(default)s)")
+    parser.add_argument(
+        "--runs", type=count, default=5, help="runs, one after the other (default: %(default)s)"
+    )
     parser.add_argument("--quick", action="store_true", help="one small run, to see that it works")
     return parser
 
 
 def report(prog: str, compare: Callable[..., str], *args: Any) -> int:
     """Print what compare(*args) returns; return 0, or 1 where it could not run, or was stopped."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: all that was started ends
-    os.environ["PATH"] += f"{os.pathsep}/usr/sbin"  # rsyslogd and mosquitto are there; not all users look there
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # as Ctrl+C: all that was started ends
+    os.environ["PATH"] += (
+        f"{os.pathsep}/usr/sbin"  # rsyslogd and mosquitto are there; not all users look there
+    )
     try:
         if not {RECEIVER, SENDER} <= os.sched_getaffinity(0):
             raise RuntimeError("needs the cores 0 and 1; run it where both may be used")

@@ -8,6 +8,7 @@
 The sensor is simulated and polled 100 times a second, by dht_read.py as fast as it goes; server.py receives. Needs
 Linux, two cores and taskset; takes two minutes. Exit code: 0 = done, 1 = could not run, or was stopped.
 """
+
 import argparse
 import os
 import sys
@@ -45,14 +46,25 @@ def sample(client: Client, python: list[str], seconds: float) -> measure.Sample:
         folder, port = Path(name), measure.free_port()
         words = {"root": measure.ROOT, "port": port, "interval": INTERVAL, "folder": folder}
         command = [word.format(**words) for word in client.command.split()]
-        server = [measure.ROOT / "server.py", "--host", "127.0.0.1", "--port", port, "--log", folder / "log.csv"]
+        server = [
+            measure.ROOT / "server.py",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            port,
+            "--log",
+            folder / "log.csv",
+        ]
         if "--key" in command:
             key = folder / "key"
             key.touch(0o600)
             key.write_text(f"kitchen {os.urandom(32).hex()}\n")
             server += ["--keys", key]
         log = folder / client.log
-        with (folder / "stdout").open("w") as stdout, measure.running(folder, sys.executable, *server):
+        with (
+            (folder / "stdout").open("w") as stdout,
+            measure.running(folder, sys.executable, *server),
+        ):
             measure.await_port(port)
             with measure.running(folder, *python, *command, stdout=stdout) as pid:
                 if not measure.await_readings(log, 0, 1, b"."):
@@ -71,8 +83,13 @@ def compare(python: list[str], runs: int, seconds: float) -> str:
     def row(client: Client) -> list[str]:
         own, least = samples[client.name], samples[CLIENTS[0].name]
         cpu, peak = measure.median(own, "cpu"), measure.median(own, "peak")
-        return [client.name, f"{cpu:.0f}", f"{cpu - measure.median(least, 'cpu'):.0f}",
-                f"{peak:.1f}", f"{measure.ratio(own, least, 'peak'):.2f}"]
+        return [
+            client.name,
+            f"{cpu:.0f}",
+            f"{cpu - measure.median(least, 'cpu'):.0f}",
+            f"{peak:.1f}",
+            f"{measure.ratio(own, least, 'peak'):.2f}",
+        ]
 
     head = ["client", "CPU µs a poll", "beyond six lines", "peak memory MiB", "ratio to six lines"]
     return f"{measure.table(head, *map(row, CLIENTS))}\n\nMedians of {runs}. {machine}."
@@ -81,8 +98,11 @@ def compare(python: list[str], runs: int, seconds: float) -> str:
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser; its description is the docstring of this file."""
     parser = measure.get_parser(__doc__)
-    parser.add_argument("--bare", action="store_true",
-                        help="without site-packages (python3 -S), whose .pth files may import much that a client needs")
+    parser.add_argument(
+        "--bare",
+        action="store_true",
+        help="without site-packages (python3 -S), whose .pth files may import much that a client needs",
+    )
     return parser
 
 
@@ -90,7 +110,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Measure and print the table; return the exit code."""
     args = get_parser().parse_args(argv)
     python = [sys.executable, *(["-S"] if args.bare else [])]
-    return measure.report("poll.py", compare, python, *((1, 2.2) if args.quick else (args.runs, 4.2)))
+    return measure.report(
+        "poll.py", compare, python, *((1, 2.2) if args.quick else (args.runs, 4.2))
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import socket, sys, time  # noqa: E401, I001
+
 _, port, interval = sys.argv
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 while True:

@@ -1,4 +1,5 @@
 """A UDP relay between clients and a server: it loses, doubles, reorders and delays, as its seed decides."""
+
 import heapq
 import itertools
 import random
@@ -17,7 +18,9 @@ class Relay:
     at the moment: one that is started again may take another. `watch` is called with each answer before it goes on.
     """
 
-    def __init__(self, server=0, seed=0, loss=0.0, doubled=0.0, late=0.0, watch=lambda answer: None):
+    def __init__(
+        self, server=0, seed=0, loss=0.0, doubled=0.0, late=0.0, watch=lambda answer: None
+    ):
         self.server = server
         self.dice = random.Random(seed)
         self.loss, self.doubled, self.late = loss, doubled, late
@@ -50,7 +53,9 @@ class Relay:
     def run(self):
         while self.going:
             wait = self.under_way[0][0] - time.monotonic() if self.under_way else 0.05
-            for sock in select.select([self.front, *self.clients], [], [], min(max(wait, 0), 0.05))[0]:
+            for sock in select.select([self.front, *self.clients], [], [], min(max(wait, 0), 0.05))[
+                0
+            ]:
                 datagram, peer = sock.recvfrom(512)
                 if sock is self.front:
                     if peer not in self.back:
@@ -70,4 +75,7 @@ class Relay:
         for _ in range(2 if self.dice.random() < self.doubled else 1):
             if self.dice.random() >= self.loss:
                 delay = self.dice.uniform(0, LONG if self.dice.random() < self.late else SHORT)
-                heapq.heappush(self.under_way, (time.monotonic() + delay, next(self.numbers), datagram, sock, peer))
+                heapq.heappush(
+                    self.under_way,
+                    (time.monotonic() + delay, next(self.numbers), datagram, sock, peer),
+                )

@@ -1,4 +1,5 @@
 """The client as its users meet it, with drivers faked at the edge: a module on PYTHONPATH, a tree over /sys."""
+
 import random
 import re
 import signal
@@ -8,19 +9,19 @@ import time
 
 import pytest
 
-from conftest import lines, needs_namespaces, until
+from tools import lines, needs_namespaces, until
 
-QUICK = "import dht_read; dht_read.MIN_INTERVAL = 0.001"
+QUICK = "from dht22 import sensor; sensor.MIN_INTERVAL = 0.001"
 
 # Plays the readings of a file, `None None` for a failed one, then is silent; notes how it was called.
-FAKE_ADAFRUIT = '''
+FAKE_ADAFRUIT = """
 DHT11, DHT22, AM2302 = 11, 22, 22
 readings = iter(open("readings").read().split("\\n"))
 
 def read_retry(sensor, pin, retries=15, delay_seconds=2, platform=None):
     print(sensor, pin, retries, file=open("calls", "a"))
     return eval(next(readings, "None, None") or "None, None")
-'''
+"""
 
 
 @pytest.fixture
@@ -42,52 +43,95 @@ def test_good_readings_arrive_and_failed_ones_send_nothing(script, server, tmp_p
     played, failing = [(49.2, 0.0)] * 2, False
     while len(played) < 500:
         failing = dice.random() < (0.6 if failing else 0.1)  # one in five fails, in streaks
-        humidity, temperature = 49.2 + len(played) / 50, len(played) / 100 - 2  # so all are told apart
+        humidity, temperature = (
+            49.2 + len(played) / 50,
+            len(played) / 100 - 2,
+        )  # so all are told apart
         played.append((None, None) if failing else (as_c_float(humidity), as_c_float(temperature)))
     assert 50 < played.count((None, None)) < 150
     (tmp_path / "readings").write_text("\n".join(map(str, played)))
-    _confirmed, *good = [f"{humidity:.1f},{temperature:.1f}".replace("-0.0", "0.0")
-            for humidity, temperature in played if humidity is not None]
+    _confirmed, *good = [
+        f"{humidity:.1f},{temperature:.1f}".replace("-0.0", "0.0")
+        for humidity, temperature in played
+        if humidity is not None
+    ]
     running = server("--count", len(good))
-    client = script("client", "127.0.0.1", "--port", running.port, "--interval", 0.001, "--driver", "adafruit",
-                    setup=QUICK, path=[fake_adafruit])
+    client = script(
+        "client",
+        "127.0.0.1",
+        "--port",
+        running.port,
+        "--interval",
+        0.001,
+        "--driver",
+        "adafruit",
+        setup=QUICK,
+        path=[fake_adafruit],
+    )
     assert running.wait() == 0
     assert lines(tmp_path / "datalog.txt") == good
     assert client.stop() == 0
     assert client.out.splitlines() == good
     assert set(lines(tmp_path / "calls")) == {"22 11 3"}, "a DHT22 on GPIO11, three tries"
     assert good[0] == "49.2,0.0", "the first was to be confirmed by the second"
-    failures = client.err.count("no reading: no answer on GPIO11, or a damaged one, 3 times; trying on")
+    failures = client.err.count(
+        "no reading: no answer on GPIO11, or a damaged one, 3 times; trying on"
+    )
     assert failures == client.err.count("reading again, after") + 1, "one line a change of state"
     assert client.err.splitlines()[-1] == "closing socket"
 
 
-@pytest.mark.parametrize("read", ["3303.0, 20.0", "50.0, 563.0", "50.0, -40.1", "0.0, 0.04", "float('nan'), 20.0"])
+@pytest.mark.parametrize(
+    "read", ["3303.0, 20.0", "50.0, 563.0", "50.0, -40.1", "0.0, 0.04", "float('nan'), 20.0"]
+)
 def test_what_is_no_reading_is_not_sent(script, server, tmp_path, fake_adafruit, read):
     (tmp_path / "readings").write_text("\n".join([read] * 5 + ["50.0, 20.0"] * 2))
     running = server("--count", 1)
-    client = script("client", "127.0.0.1", "--port", running.port, "--interval", 0.001, "--driver", "adafruit",
-                    setup=QUICK, path=[fake_adafruit])
+    client = script(
+        "client",
+        "127.0.0.1",
+        "--port",
+        running.port,
+        "--interval",
+        0.001,
+        "--driver",
+        "adafruit",
+        setup=QUICK,
+        path=[fake_adafruit],
+    )
     assert running.wait() == 0
     assert lines(tmp_path / "datalog.txt") == ["50.0,20.0"]
     assert client.stop() == 0
-    assert len(re.findall("^no reading: ", client.err, re.MULTILINE)) in (1, 2), "before, and when all was played"
+    assert len(re.findall("^no reading: ", client.err, re.MULTILINE)) in (1, 2), (
+        "before, and when all was played"
+    )
 
 
-@pytest.mark.parametrize("argv, code, error", [
-    ([], 2, "the following arguments are required: SERVER"),
-    (["127.0.0.1", "--port", "0.5"], 2, "'0.5' is no port"),
-    (["127.0.0.1", "--port", "0"], 2, "'0' is no port"),
-    (["127.0.0.1", "--interval", "1"], 2, "a sensor needs 2 s between readings (datasheet)"),
-    (["127.0.0.1", "--interval", "nan"], 2, "'nan' is no interval"),
-    (["127.0.0.1", "--pin", "28"], 2, "'28' is no GPIO"),
-    (["127.0.0.1", "--sensor", "DHT23"], 2, "invalid choice: 'DHT23'"),
-    (["127.0.0.1", "--driver", "adafruit"], 1, "Adafruit_DHT is not installed); try: sudo dtoverlay dht11 gpiopin=11"),
-    (["127.0.0.1", "--power-pin", "11"], 2, "--power-pin is the data pin"),
-    (["127.0.0.1"], 1, "cannot read the sensor (iio: the kernel has no dht11 device; adafruit: Adafruit_DHT is not "),
-    (["no.such.host.invalid", "--driver", "simulated"], 1, "no host 'no.such.host.invalid'"),
-    (["x" * 70, "--driver", "simulated"], 1, "no host 'xxx"),
-])
+@pytest.mark.parametrize(
+    "argv, code, error",
+    [
+        ([], 2, "the following arguments are required: SERVER"),
+        (["127.0.0.1", "--port", "0.5"], 2, "'0.5' is no port"),
+        (["127.0.0.1", "--port", "0"], 2, "'0' is no port"),
+        (["127.0.0.1", "--interval", "1"], 2, "a sensor needs 2 s between readings (datasheet)"),
+        (["127.0.0.1", "--interval", "nan"], 2, "'nan' is no interval"),
+        (["127.0.0.1", "--pin", "28"], 2, "'28' is no GPIO"),
+        (["127.0.0.1", "--sensor", "DHT23"], 2, "invalid choice: 'DHT23'"),
+        (
+            ["127.0.0.1", "--driver", "adafruit"],
+            1,
+            "Adafruit_DHT is not installed); try: sudo dtoverlay dht11 gpiopin=11",
+        ),
+        (["127.0.0.1", "--power-pin", "11"], 2, "--power-pin is the data pin"),
+        (
+            ["127.0.0.1"],
+            1,
+            "cannot read the sensor (iio: the kernel has no dht11 device; adafruit: Adafruit_DHT is not ",
+        ),
+        (["no.such.host.invalid", "--driver", "simulated"], 1, "no host 'no.such.host.invalid'"),
+        (["x" * 70, "--driver", "simulated"], 1, "no host 'xxx"),
+    ],
+)
 def test_an_error_is_one_line(script, argv, code, error):
     client = script("client", *argv)
     assert client.wait() == code
@@ -101,8 +145,16 @@ def test_goes_on_until_stopped_and_prints_what_it_sends(script, number):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("127.0.0.1", 0))
         receiver.settimeout(10)
-        client = script("client", "127.0.0.1", "--port", receiver.getsockname()[1], "--driver", "simulated",
-                        "--interval", 0.01)
+        client = script(
+            "client",
+            "127.0.0.1",
+            "--port",
+            receiver.getsockname()[1],
+            "--driver",
+            "simulated",
+            "--interval",
+            0.01,
+        )
         received = [receiver.recv(100).decode() for _ in range(20)]
         assert client.stop(number) == 0
         receiver.setblocking(False)
@@ -130,8 +182,17 @@ socket.getaddrinfo = getaddrinfo
 """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("127.0.0.1", 0))
-        client = script("client", "127.0.0.1", "--port", receiver.getsockname()[1], "--driver", "simulated",
-                        "--interval", 0.01, setup=setup)
+        client = script(
+            "client",
+            "127.0.0.1",
+            "--port",
+            receiver.getsockname()[1],
+            "--driver",
+            "simulated",
+            "--interval",
+            0.01,
+            setup=setup,
+        )
         client.says(r"^cannot send to 127.0.0.1:\d+ \(Temporary failure in name resolution\)")
         client.says(r"^sending to 127.0.0.1:\d+ again")
     assert client.stop() == 0
@@ -142,12 +203,26 @@ socket.getaddrinfo = getaddrinfo
 def test_cadence_is_kept_without_drift(script, count):
     slow = "import math, time; sin = math.sin; math.sin = lambda *a: time.sleep(0.0025) or sin(*a)"
     took = []
-    while not took or abs(took[-1] / (count - 1) - 0.01) > 0.0001 and len(took) < 3:  # a busy machine may interfere
+    while (
+        not took or abs(took[-1] / (count - 1) - 0.01) > 0.0001 and len(took) < 3
+    ):  # a busy machine may interfere
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
             receiver.bind(("127.0.0.1", 0))
             receiver.settimeout(10)
-            script("client", "127.0.0.1", "--port", receiver.getsockname()[1], "--driver", "simulated",
-                   "--interval", 0.01, "--count", count, "--quiet", setup=slow)
+            script(
+                "client",
+                "127.0.0.1",
+                "--port",
+                receiver.getsockname()[1],
+                "--driver",
+                "simulated",
+                "--interval",
+                0.01,
+                "--count",
+                count,
+                "--quiet",
+                setup=slow,
+            )
             receiver.recv(100)
             start = time.monotonic()
             for _ in range(count - 1):
@@ -158,6 +233,7 @@ def test_cadence_is_kept_without_drift(script, count):
 
 def test_a_late_reading_does_not_bunch_up_the_next():
     from client import next_due
+
     assert next_due(100.0, 2.0, 100.5) == 102
     assert next_due(100.0, 2.0, 102.0) == 102
     assert next_due(100.0, 2.0, 105.1) == 106
@@ -186,8 +262,16 @@ def test_iio_is_read_retried_and_said_when_gone(script, tmp_path, sysfs):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("127.0.0.1", 0))
         receiver.settimeout(10)
-        client = script("client", "127.0.0.1", "--port", receiver.getsockname()[1], "--interval", 0.05,
-                        prefix=IIO, setup="import dht_read; dht_read.MIN_INTERVAL = 0.01")
+        client = script(
+            "client",
+            "127.0.0.1",
+            "--port",
+            receiver.getsockname()[1],
+            "--interval",
+            0.05,
+            prefix=IIO,
+            setup="from dht22 import sensor; sensor.MIN_INTERVAL = 0.01",
+        )
         assert receiver.recv(100) == b"74.3,-3.7"
         client.says("^driver iio ")
         temperature = sysfs / "in_temp_input"
@@ -206,13 +290,19 @@ def test_iio_is_read_retried_and_said_when_gone(script, tmp_path, sysfs):
 
 
 def test_dht_read_reads_once(script, sysfs):
-    once = script("dht_read", prefix=IIO)  # in its own time: the first reading is confirmed 2 s later
+    once = script(
+        "dht_read", prefix=IIO
+    )  # in its own time: the first reading is confirmed 2 s later
     assert once.wait() == 0
     assert once.out == "74.3,-3.7\n"
     (sysfs / "in_temp_input").write_text("99900\n")
     failing = script("dht_read", prefix=IIO, setup=QUICK)
     assert failing.wait() == 1
     assert failing.out == ""
-    for line in ("try 1: temperature out of range (-40 to 80 °C)", "try 3: temperature out of range (-40 to 80 °C)",
-                 "no reading: temperature out of range (-40 to 80 °C)", "damaged answers: the pull-up (4.7 to 10 kΩ"):
+    for line in (
+        "try 1: temperature out of range (-40 to 80 °C)",
+        "try 3: temperature out of range (-40 to 80 °C)",
+        "no reading: temperature out of range (-40 to 80 °C)",
+        "damaged answers: the pull-up (4.7 to 10 kΩ",
+    ):
         assert f"\n{line}" in failing.err

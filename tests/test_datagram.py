@@ -1,4 +1,5 @@
 """Facts about the datagram: what is a reading, how it is logged, and that all else is refused."""
+
 import re
 import string
 
@@ -6,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import datagram
-from conftest import lines, send, until
+from dht22 import datagram
+from tools import lines, send, until
 
 READINGS = {  # datagram: how it is logged
     b"74.3,25.7": "74.3,25.7",
@@ -29,17 +30,73 @@ READINGS = {  # datagram: how it is logged
 }
 
 NOT_READINGS = [
-    b"", b" ", b"\n", b",", b"5", b"5,", b",5", b"5,5,", b",5,5", b"5,5,5", b"5,5,,", b"55.3;21.4", b"55.3 21.4",
-    b"nan,1", b"1,nan", b"inf,1", b"1,-inf", b"1_0,20", b"1e1,20", b"0x10,20", b"+5,20", b"5,+20", b"--5,20",
-    b".5,20", b"5.,20", b"5.5.5,20", b"5,5,20", b"1000,20", b"0005,20", b"5,- 20", b"5 5,20",
+    b"",
+    b" ",
+    b"\n",
+    b",",
+    b"5",
+    b"5,",
+    b",5",
+    b"5,5,",
+    b",5,5",
+    b"5,5,5",
+    b"5,5,,",
+    b"55.3;21.4",
+    b"55.3 21.4",
+    b"nan,1",
+    b"1,nan",
+    b"inf,1",
+    b"1,-inf",
+    b"1_0,20",
+    b"1e1,20",
+    b"0x10,20",
+    b"+5,20",
+    b"5,+20",
+    b"--5,20",
+    b".5,20",
+    b"5.,20",
+    b"5.5.5,20",
+    b"5,5,20",
+    b"1000,20",
+    b"0005,20",
+    b"5,- 20",
+    b"5 5,20",
     b"1." + b"0" * 21 + b",2",
-    "٥٥,٢١".encode(), "５５,２１".encode(), "55,21°".encode(), b"\xff\xfe5\x005\x00", b"\xef\xbb\xbf55,21",
-    b"3317.3,20.0", b"331.7,20.0", b"100.04,20", b"100.1,20", b"-0.1,20", b"50,-41", b"50,-40.04", b"50,80.04",
-    b"50,563", b"50,947",
-    b"55.3,21.4\n66.6,22.2", b"55.3,21.4\n\n", b"55.3,21.4\r", b"\n55.3,21.4", b"55.3\n,21.4", b"55.3,21.4\n ",
-    b"55.3,21.4\0", b"\0", b"55.3,21.4\x1b[2J", b"55.3,21.4\v", b"55.3\xa0,21.4",
-    b"10.0,5.0" + b" " * 249, b"5" * 257, b"55.3,21.4" + b"\n" * 400, b"5" * 65507,
-    b"humidity,temperature", b"None,None", b"74.3,25.7,kitchen", b"GET / HTTP/1.1\r\n\r\n", b"{}",
+    "٥٥,٢١".encode(),
+    "５５,２１".encode(),
+    "55,21°".encode(),
+    b"\xff\xfe5\x005\x00",
+    b"\xef\xbb\xbf55,21",
+    b"3317.3,20.0",
+    b"331.7,20.0",
+    b"100.04,20",
+    b"100.1,20",
+    b"-0.1,20",
+    b"50,-41",
+    b"50,-40.04",
+    b"50,80.04",
+    b"50,563",
+    b"50,947",
+    b"55.3,21.4\n66.6,22.2",
+    b"55.3,21.4\n\n",
+    b"55.3,21.4\r",
+    b"\n55.3,21.4",
+    b"55.3\n,21.4",
+    b"55.3,21.4\n ",
+    b"55.3,21.4\0",
+    b"\0",
+    b"55.3,21.4\x1b[2J",
+    b"55.3,21.4\v",
+    b"55.3\xa0,21.4",
+    b"10.0,5.0" + b" " * 249,
+    b"5" * 257,
+    b"55.3,21.4" + b"\n" * 400,
+    b"5" * 65507,
+    b"humidity,temperature",
+    b"None,None",
+    b"74.3,25.7,kitchen",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"{}",
 ]
 
 
@@ -50,7 +107,7 @@ def oracle(datagram):
     text = datagram.decode("ascii")
     for end in "\r\n", "\n":
         if text.endswith(end):
-            text = text[:-len(end)]
+            text = text[: -len(end)]
             break
     numbers = []
     for field in text.split(","):
@@ -91,11 +148,22 @@ def test_every_reading_of_the_sensor_keeps_its_value():
 
 
 number = st.from_regex(rb"[ \t]?-?[0-9]{1,3}(\.[0-9]{1,21})?[ \t]?", fullmatch=True)
-nearly = st.builds(lambda *parts: b"".join(parts), number, st.sampled_from([b",", b",", b",", b";", b""]), number,
-                   st.sampled_from([b"", b"\n", b"\r\n", b"\0", b"\n\n"]))
+nearly = st.builds(
+    lambda *parts: b"".join(parts),
+    number,
+    st.sampled_from([b",", b",", b",", b";", b""]),
+    number,
+    st.sampled_from([b"", b"\n", b"\r\n", b"\0", b"\n\n"]),
+)
 
 
-@given(st.one_of(st.binary(max_size=300), nearly, st.text("0123456789.,- \t\r\n", max_size=20).map(str.encode)))
+@given(
+    st.one_of(
+        st.binary(max_size=300),
+        nearly,
+        st.text("0123456789.,- \t\r\n", max_size=20).map(str.encode),
+    )
+)
 def test_parse_agrees_with_the_oracle(sent):
     logged = parsed(sent)
     assert logged == oracle(sent)
@@ -104,8 +172,18 @@ def test_parse_agrees_with_the_oracle(sent):
         assert parsed(logged.encode()) == logged
 
 
-@pytest.mark.parametrize("humidity, temperature", [
-    (-0.1, 20), (100.1, 20), (50, -40.1), (50, 80.1), (float("nan"), 20), (50, float("nan")), (float("inf"), 20)])
+@pytest.mark.parametrize(
+    "humidity, temperature",
+    [
+        (-0.1, 20),
+        (100.1, 20),
+        (50, -40.1),
+        (50, 80.1),
+        (float("nan"), 20),
+        (50, float("nan")),
+        (float("inf"), 20),
+    ],
+)
 def test_format_refuses_what_is_out_of_range(humidity, temperature):
     with pytest.raises(ValueError, match="out of range"):
         datagram.format(humidity, temperature)
@@ -121,15 +199,21 @@ def test_server_logs_the_good_and_counts_the_bad(server, tmp_path):
     until(lambda: len(lines(tmp_path / "datalog.txt")) >= len(expected))
     assert running.stop() == 0
     assert lines(tmp_path / "datalog.txt") == expected
-    assert [",".join(row.split(",")[3:5]) for row in lines(tmp_path / "datalog.csv")[1:]] == expected
+    assert [
+        ",".join(row.split(",")[3:5]) for row in lines(tmp_path / "datalog.csv")[1:]
+    ] == expected
     total = len(expected) + len(NOT_READINGS)
-    assert f"received {total} = logged {len(expected)} + duplicates 0 + refused {len(NOT_READINGS)} " in running.err
+    assert (
+        f"received {total} = logged {len(expected)} + duplicates 0 + refused {len(NOT_READINGS)} "
+        in running.err
+    )
     assert re.search("^refused 127.0.0.1: .*: b'", running.err, re.MULTILINE)
     assert running.err.count("refused 127.0.0.1") < 20, "one line a second of each kind"
 
 
 def test_random_datagrams_are_logged_if_and_only_if_the_oracle_says_so(server, tmp_path):
     import random
+
     dice = random.Random(11)
     alphabet = "0123456789" * 3 + ".,-" * 3 + " \t\n\rex_"
     running = server("--log", "a.txt")
@@ -137,8 +221,10 @@ def test_random_datagrams_are_logged_if_and_only_if_the_oracle_says_so(server, t
     for block in range(100):
         marker = b"90.0,%.1f" % (block / 2)
         datagrams = ["".join(dice.choices(alphabet, k=dice.randint(0, 12))) for _ in range(500)]
-        datagrams += [f"{dice.uniform(-9, 120):.{dice.randint(0, 3)}f},{dice.uniform(-50, 99):.{dice.randint(0, 3)}f}"
-                      for _ in range(500)]
+        datagrams += [
+            f"{dice.uniform(-9, 120):.{dice.randint(0, 3)}f},{dice.uniform(-50, 99):.{dice.randint(0, 3)}f}"
+            for _ in range(500)
+        ]
         datagrams = [text.encode() for text in datagrams] + [marker]
         send(running.port, *datagrams)
         sent += len(datagrams)

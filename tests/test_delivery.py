@@ -1,4 +1,5 @@
 """Named readings through a bad network, with server and clients killed at every point: each exactly once."""
+
 import csv
 import os
 import random
@@ -10,12 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import delivery
-from conftest import DEADLINE, Script, needs, until
-from datagram import parse_ack
-from logs import LOGS
+from dht22 import spool
+from dht22.datagram import parse_ack
+from dht22.logs import LOGS
 from relay import Relay
-from test_faults import CALLS, calls, options, readings
+from tools import CALLS, DEADLINE, Script, calls, needs, options, readings, until
 
 SEEDS = 500  # of each test at its full size: some ten seconds each
 RESEND = 0.01  # seconds; what waits longer is spooled
@@ -23,15 +23,18 @@ LATE = 0.4  # seconds that a busy machine may take for that
 
 # All that is time goes a hundred times as fast as for a sensor that is read every 2 s, the microseconds of n too.
 TIMERS = f"""
-import delivery
+from dht22 import delivery
 delivery.LEAP = {RESEND * 1_000_000:.0f}
 delivery.RESEND = {RESEND}
 delivery.RESEND_MOST = {2 * RESEND}, {2 * RESEND}
 """
 # A sensor whose readings are all different: the k-th ever taken is k/10 %, at a temperature of its own for each client
 # and each start of it. It notes what it read, and when (monotonic), in a file.
-COUNTER = TIMERS + """
-import os, time, dht_read
+COUNTER = (
+    TIMERS
+    + """
+import os, time
+from dht22 import sensor as room
 def open_counter(sensor, pin):
     note = open({note!r}, "a+b", buffering=0)
     note.seek(0)
@@ -42,9 +45,10 @@ def open_counter(sensor, pin):
         note.write(b"%.1f,%.1f %f\\n" % (*reading, time.monotonic()))
         first += 1
         return reading
-    return dht_read.Driver("simulated", "each is counted", read, 1, 0.0)
-dht_read.DRIVERS["simulated"] = open_counter
+    return room.Driver("simulated", "each is counted", read, 1, 0.0)
+room.DRIVERS["simulated"] = open_counter
 """
+)
 
 
 class Client:
@@ -61,10 +65,31 @@ class Client:
         self.spooled = []  # readings that were in the spool before the start or when a client had ended
 
     def start(self, count, interval, setup="", prefix=()):
-        setup = COUNTER.format(note=str(self.note), temperature=10 * self.number + len(self.starts)) + setup
-        self.starts.append(Script(self.folder, "client", "127.0.0.1", "--port", self.port, "--name", self.name,
-                                  "--spool", self.spool, "--driver", "simulated", "--interval", interval,
-                                  "--count", count, setup=setup, prefix=prefix))
+        setup = (
+            COUNTER.format(note=str(self.note), temperature=10 * self.number + len(self.starts))
+            + setup
+        )
+        self.starts.append(
+            Script(
+                self.folder,
+                "client",
+                "127.0.0.1",
+                "--port",
+                self.port,
+                "--name",
+                self.name,
+                "--spool",
+                self.spool,
+                "--driver",
+                "simulated",
+                "--interval",
+                interval,
+                "--count",
+                count,
+                setup=setup,
+                prefix=prefix,
+            )
+        )
 
     @property
     def process(self):
@@ -80,8 +105,15 @@ class Client:
     def note_end(self):
         self.ends.append(time.monotonic())
         assert not any("Traceback" in each.err for each in self.starts), self.starts[-1].err
-        self.spooled += [reading for reading in [line.split(",", 3)[3] for line in whole_lines(self.spool)
-                                                 if not line.startswith("n,")] if reading not in self.spooled]
+        self.spooled += [
+            reading
+            for reading in [
+                line.split(",", 3)[3]
+                for line in whole_lines(self.spool)
+                if not line.startswith("n,")
+            ]
+            if reading not in self.spooled
+        ]
 
     def stop(self, number):
         self.process.send_signal(number)
@@ -95,7 +127,7 @@ class Client:
 
 def whole_lines(path):
     content = path.read_text() if path.exists() else ""
-    return content[:content.rfind("\n") + 1].splitlines()
+    return content[: content.rfind("\n") + 1].splitlines()
 
 
 def k_of(reading):
@@ -121,7 +153,7 @@ class Rows:
             with open(self.path, "rb") as file:
                 file.seek(self.read)
                 new = file.read()
-            new = new[:new.rfind(b"\n") + 1]
+            new = new[: new.rfind(b"\n") + 1]
             self.read += len(new)
             for row in csv.reader(new.decode("ascii").splitlines()):
                 if row[5] != "n":
@@ -135,10 +167,13 @@ class Rows:
 
 def in_database(path, name):
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
-        found = connection.execute("SELECT humidity, temperature, n FROM reading WHERE name = ? ORDER BY rowid",
-                                   [name]).fetchall()
+        found = connection.execute(
+            "SELECT humidity, temperature, n FROM reading WHERE name = ? ORDER BY rowid", [name]
+        ).fetchall()
     connection.close()
-    return [f"{humidity},{temperature}" for humidity, temperature, _ in found], [n for *_, n in found]
+    return [f"{humidity},{temperature}" for humidity, temperature, _ in found], [
+        n for *_, n in found
+    ]
 
 
 def check(folder, clients, acknowledged, doubled=True):
@@ -161,22 +196,27 @@ def check(folder, clients, acknowledged, doubled=True):
         own = [reading for reading in text if client_of(reading) == client.number]
         numbers = [k_of(reading) for reading in own]
         assert set(kept) <= set(own), "lost by the text log"
-        assert numbers == sorted(numbers if doubled else set(numbers)), f"{name} on the text log: in order"
+        assert numbers == sorted(numbers if doubled else set(numbers)), (
+            f"{name} on the text log: in order"
+        )
         if (folder / "a.db").exists():
             inside, n = in_database(folder / "a.db", name)
             numbers = [k_of(reading) for reading in inside]
-            assert numbers == sorted(set(numbers)), f"{name} in the database: exactly once, in order"
+            assert numbers == sorted(set(numbers)), (
+                f"{name} in the database: exactly once, in order"
+            )
             assert set(kept) <= set(inside) if doubled else kept == inside, "lost by the database"
         taken = client.taken()
         for printed, end in zip(client.printed(), client.ends):
             lost = [reading for reading in printed if reading not in kept]
-            assert printed[len(printed) - len(lost):] == lost, "what is missing was printed last"
+            assert printed[len(printed) - len(lost) :] == lost, "what is missing was printed last"
             missing += [end - taken[reading] for reading in lost]
     return missing
 
 
 def collect(acknowledged):
     """Return a watch for the relay, which collects what was acknowledged: name -> n."""
+
     def watch(answer):
         ack = parse_ack(answer)
         acknowledged.setdefault(ack.name, set()).add(ack.last)
@@ -201,7 +241,10 @@ def through_a_bad_network(server, folder, seed, sensors, count, server_kills, cl
         clients = [Client(folder, each, relay.port) for each in range(1, sensors + 1)]
         # Each goes when so many readings are on the log, some clients when so many are taken: at any moment of a run,
         # however fast it is. Those read as often as they can deliver, the others have a spool that grows.
-        kills = {client: sorted(dice.sample(range(1, count * 9 // 10), client_kills)) for client in clients}
+        kills = {
+            client: sorted(dice.sample(range(1, count * 9 // 10), client_kills))
+            for client in clients
+        }
         kills[None] = sorted(dice.sample(range(1, total * 9 // 10), server_kills))
         running = start_server()
         try:
@@ -212,12 +255,17 @@ def through_a_bad_network(server, folder, seed, sensors, count, server_kills, cl
                 assert time.monotonic() < end, [client.starts[-1].err for client in clients]
                 rows.follow()
                 for client in clients:
-                    reached = len(client.taken()) if client.number % 2 else rows.delivered(client.name)
+                    reached = (
+                        len(client.taken()) if client.number % 2 else rows.delivered(client.name)
+                    )
                     if kills[client] and reached >= kills[client][0]:
                         kills[client].pop(0)
                         client.stop(number)
                         client.start(max(1, count - len(client.taken())), client.interval)
-                if kills[None] and sum(rows.delivered(client.name) for client in clients) >= kills[None][0]:
+                if (
+                    kills[None]
+                    and sum(rows.delivered(client.name) for client in clients) >= kills[None][0]
+                ):
                     kills[None].pop(0)
                     running.stop(number)
                     relay.server = 0  # its port may be another's by now
@@ -226,7 +274,9 @@ def through_a_bad_network(server, folder, seed, sensors, count, server_kills, cl
                 time.sleep(0.002)
             assert not any(kills.values()), "each was killed as often as it should be"
             assert [client.process.returncode for client in clients] == [0] * sensors
-            assert not any(whole_lines(client.spool) for client in clients), "emptied once all is acknowledged"
+            assert not any(whole_lines(client.spool) for client in clients), (
+                "emptied once all is acknowledged"
+            )
         finally:
             for client in clients:
                 client.process.kill()
@@ -236,7 +286,9 @@ def through_a_bad_network(server, folder, seed, sensors, count, server_kills, cl
     assert running.stop() == 0
     missing = check(folder, clients, acknowledged, doubled=number == signal.SIGKILL)
     taken = sum(len(client.taken()) for client in clients)
-    halfway = sensors * client_kills  # at most so many were noted by the driver and not yet returned at a kill
+    halfway = (
+        sensors * client_kills
+    )  # at most so many were noted by the driver and not yet returned at a kill
     assert taken >= total and len(readings(folder / "a.csv")) >= taken - len(missing) - halfway
     return missing
 
@@ -244,19 +296,34 @@ def through_a_bad_network(server, folder, seed, sensors, count, server_kills, cl
 FULL = [pytest.param(seed, 5, 400, 10, 3, marks=pytest.mark.long) for seed in range(SEEDS)]
 
 
-@pytest.mark.parametrize(("seed", "sensors", "count", "server_kills", "client_kills"),
-                         [(1000, 3, 40, 3, 1), (1001, 3, 40, 3, 1), *FULL])
-def test_killed_in_a_bad_network(server, tmp_path, seed, sensors, count, server_kills, client_kills):
-    missing = through_a_bad_network(server, tmp_path, seed, sensors, count, server_kills, client_kills, signal.SIGKILL)
-    print(f"missing {len(missing)}, read {max(missing, default=0) * 1000:.0f} ms before the kill at most")
+@pytest.mark.parametrize(
+    ("seed", "sensors", "count", "server_kills", "client_kills"),
+    [(1000, 3, 40, 3, 1), (1001, 3, 40, 3, 1), *FULL],
+)
+def test_killed_in_a_bad_network(
+    server, tmp_path, seed, sensors, count, server_kills, client_kills
+):
+    missing = through_a_bad_network(
+        server, tmp_path, seed, sensors, count, server_kills, client_kills, signal.SIGKILL
+    )
+    print(
+        f"missing {len(missing)}, read {max(missing, default=0) * 1000:.0f} ms before the kill at most"
+    )
     assert all(age < RESEND + LATE for age in missing), "younger than the first timeout"
 
 
-@pytest.mark.parametrize(("seed", "sensors", "count", "server_kills", "client_kills"), [(1002, 3, 40, 3, 1), *FULL])
-def test_stopped_in_a_bad_network_nothing_is_missing(server, tmp_path, seed, sensors, count, server_kills,
-                                                     client_kills):
-    assert through_a_bad_network(server, tmp_path, seed, sensors, count, server_kills, client_kills,
-                                 signal.SIGTERM) == []
+@pytest.mark.parametrize(
+    ("seed", "sensors", "count", "server_kills", "client_kills"), [(1002, 3, 40, 3, 1), *FULL]
+)
+def test_stopped_in_a_bad_network_nothing_is_missing(
+    server, tmp_path, seed, sensors, count, server_kills, client_kills
+):
+    assert (
+        through_a_bad_network(
+            server, tmp_path, seed, sensors, count, server_kills, client_kills, signal.SIGTERM
+        )
+        == []
+    )
 
 
 def test_stopped_before_anything_was_spooled_or_acknowledged(server, tmp_path):
@@ -282,7 +349,7 @@ def test_stopped_before_anything_was_spooled_or_acknowledged(server, tmp_path):
 # disturbed begins with a spool that has grown long and logs that have all of it but the last reading; the answer to
 # the one before was lost.
 SPOOLED = 18
-ROOM = "import delivery; delivery.QUEUE = 8; delivery.RESEND = 0.03\n"  # a spool of twice the queue is written anew
+ROOM = "from dht22 import delivery; delivery.QUEUE = 8; delivery.RESEND = 0.03\n"  # a spool of twice the queue is written anew
 
 
 def reading_of(k):
@@ -292,8 +359,10 @@ def reading_of(k):
 def prepare(client, logs):
     """Write the spool and the logs with which a short run begins."""
     wall = int(time.time() * 1_000_000) - 1_000_000
-    waiting = [delivery.Waiting(reading_of(k), delivery.BOOT, delivery.boottime(), time.time())
-               for k in range(SPOOLED)]
+    waiting = [
+        spool.Waiting(reading_of(k), spool.BOOT, spool.boottime(), time.time())
+        for k in range(SPOOLED)
+    ]
     sent = b"n,%d,%d\n" % (SPOOLED - 2, wall + SPOOLED - 2)
     client.spool.write_bytes(b"".join(each.line() for each in waiting) + sent)
     client.spooled = [each.reading for each in waiting]
@@ -301,7 +370,11 @@ def prepare(client, logs):
     for log in logs:
         path = str(client.folder / log)
         LOGS[os.path.splitext(log)[1]](path, pytest.fail).append(
-            [(time.time(), "127.0.0.1", client.name, reading_of(k), str(wall + k)) for k in range(SPOOLED - 1)])
+            [
+                (time.time(), "127.0.0.1", client.name, reading_of(k), str(wall + k))
+                for k in range(SPOOLED - 1)
+            ]
+        )
 
 
 def strace(folder, trace, paths=(), inject=None):
@@ -318,7 +391,11 @@ def short_run(folder, logs, disturbed, call="", inject=None):
     trace, the exit codes of what ended before its time, and how old at the kill the readings were that are missing.
     """
     folder.mkdir()
-    paths = [folder / name for log in logs for name in (log, f"{log}-wal", f"{log}-shm", f"{log}-journal")]
+    paths = [
+        folder / name
+        for log in logs
+        for name in (log, f"{log}-wal", f"{log}-shm", f"{log}-journal")
+    ]
     if disturbed == "client":
         paths = [folder / "s1.spool", folder / "s1.spool.new"]
     prefix = strace(folder, call or CALLS, () if call else paths, inject)
@@ -331,9 +408,18 @@ def short_run(folder, logs, disturbed, call="", inject=None):
             early.append(answer)
 
     def start_server(prefix=()):
-        running = Script(folder, "server", "--quiet", "--host", "127.0.0.1", "--port", 0,
-                         *options(*(folder / log for log in logs)),
-                         prefix=prefix, setup="import server; server.RETRY = 0.05")
+        running = Script(
+            folder,
+            "server",
+            "--quiet",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            0,
+            *options(*(folder / log for log in logs)),
+            prefix=prefix,
+            setup="import server; server.RETRY = 0.05",
+        )
         started.append(running)
         until(lambda: running.process.poll() is not None or "on the Pi" in running.err)
         if running.process.poll() is None:
@@ -402,8 +488,10 @@ def at_every_call(folder, logs, disturbed, fault):
     ages = [age for *_, missing in runs for age in missing]
     assert all(age < RESEND + LATE for age in ages)
     ends = sum(bool(ended) for _, ended, _ in runs)
-    print(f"{disturbed} {fault}: {len(runs)} runs, {ends} ended early, missing {len(ages)}; "
-          + ", ".join(f"{names.count(name)} {name}" for name in sorted(set(names))))
+    print(
+        f"{disturbed} {fault}: {len(runs)} runs, {ends} ended early, missing {len(ages)}; "
+        + ", ".join(f"{names.count(name)} {name}" for name in sorted(set(names)))
+    )
     return names, ends
 
 
@@ -419,7 +507,9 @@ def test_the_client_killed_at_every_call(tmp_path, logs):
 
 
 @pytest.mark.parametrize("logs", [BOTH, ALL], ids=len)
-@pytest.mark.parametrize("fault", ["signal=KILL", "error=EIO", pytest.param("error=ENOSPC", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "fault", ["signal=KILL", "error=EIO", pytest.param("error=ENOSPC", marks=pytest.mark.long)]
+)
 def test_the_server_disturbed_at_every_call(tmp_path, logs, fault):
     names, ends = at_every_call(tmp_path, logs, "server", fault)
     assert {"openat", "write", "fsync", "sendto"} <= set(names)
@@ -429,20 +519,23 @@ def test_the_server_disturbed_at_every_call(tmp_path, logs, fault):
 
 def test_a_spool_torn_at_any_byte(tmp_path, monkeypatch):
     """As a power cut would leave it: a beginning of what waits, each as it was read, the first with its n."""
-    monkeypatch.setattr(delivery, "say", lambda line: None)
+    monkeypatch.setattr(spool, "say", lambda line: None)
     path = tmp_path / "whole.spool"
     read = ["50.0,20.1", "50.1,-10.5", "100.0,-40.0"]
     n = 1_700_000_000_000_000
-    spool = delivery.Spool(str(path))
-    spool.add([delivery.Waiting(reading, delivery.BOOT, 1234.5, 1_700_000_000.0) for reading in read], n)
+    spool.Spool(str(path)).add(
+        [spool.Waiting(reading, spool.BOOT, 1234.5, 1_700_000_000.0) for reading in read], n
+    )
     whole = path.read_bytes()
     for cut in range(len(whole) + 1):
         torn = tmp_path / f"{cut}.spool"
         torn.write_bytes(whole[:cut])
-        queue, first = delivery.Spool(str(torn)).load()
+        queue, first = spool.Spool(str(torn)).load()
         found = [each.reading for each in queue]
-        assert found == read[:len(found)], f"cut after {cut} bytes, {whole[:cut][-30:]}"
-        assert first == n or not found, f"cut after {cut} bytes: sent again with another n, and so logged twice"
+        assert found == read[: len(found)], f"cut after {cut} bytes, {whole[:cut][-30:]}"
+        assert first == n or not found, (
+            f"cut after {cut} bytes: sent again with another n, and so logged twice"
+        )
 
 
 def test_an_answer_follows_a_sync_of_every_log(tmp_path):

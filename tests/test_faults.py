@@ -1,4 +1,5 @@
 """The server killed, and its disk failing, at every point: whole lines only, nothing lost, none doubled."""
+
 import os
 import re
 import signal
@@ -10,34 +11,23 @@ import time
 
 import pytest
 
-from conftest import lines, needs, needs_namespaces, send, until
-from test_load import READINGS, blast, settle, summary
+from tools import (
+    CALLS,
+    READINGS,
+    blast,
+    calls,
+    lines,
+    needs,
+    needs_namespaces,
+    options,
+    readings,
+    send,
+    settle,
+    summary,
+    until,
+)
 
 LOGS = "a.txt", "a.db", "a.csv"
-WHOLE = {".txt": re.compile(r"\d{1,3}\.\d,-?\d{1,2}\.\d"),
-         ".csv": re.compile(r"[\d:T.-]{23}Z,[\d.]+,[^,]*,\d{1,3}\.\d,-?\d{1,2}\.\d,\d*|time,.*,n")}
-
-
-def options(*paths):
-    return [word for path in paths for word in ("--log", path)]
-
-
-def readings(path):
-    """Return the readings in a log, whose lines have to be whole."""
-    if path.suffix == ".db":
-        if not path.exists():
-            return []
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
-            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            rows = connection.execute("SELECT humidity, temperature FROM reading ORDER BY rowid").fetchall()
-        connection.close()
-        return [f"{humidity},{temperature}" for humidity, temperature in rows]
-    content = path.read_text() if path.exists() else ""
-    assert content == "" or content.endswith("\n")
-    assert all(WHOLE[path.suffix].fullmatch(line) for line in content.splitlines())
-    if path.suffix == ".csv":
-        return [",".join(line.split(",")[3:5]) for line in content.splitlines()[1:]]
-    return content.splitlines()
 
 
 def complete(path):
@@ -48,7 +38,7 @@ def complete(path):
         except sqlite3.Error:  # no table yet
             return []
     content = path.read_text() if path.exists() else ""
-    return content[:content.rfind("\n") + 1].splitlines()[path.suffix == ".csv":]
+    return content[: content.rfind("\n") + 1].splitlines()[path.suffix == ".csv" :]
 
 
 @pytest.mark.parametrize("number", [12, pytest.param(200, marks=pytest.mark.long)])
@@ -72,12 +62,11 @@ def test_killed_under_load_nothing_that_was_read_back_is_gone(server, tmp_path, 
         server("--quiet", *options(*LOGS)).stop()
         for path in paths:
             now = readings(path)
-            assert now[:len(before[path])] == before[path]
+            assert now[: len(before[path])] == before[path]
             assert len(now) >= len(seen[path])
 
 
 # strace makes the k-th such call on a log kill the server, or fail.
-CALLS = "openat,write,fsync,fdatasync,ftruncate,pwrite64,rename"
 SENT = [b"11.1,1.1", b"22.2,2.2", b"33.3,3.3", b"44.4,4.4"]
 
 
@@ -94,8 +83,14 @@ def short_run(script, tmp_path, logs, inject=None):
     if inject:
         prefix += ["-e", f"inject={inject}"]
     paths = [tmp_path / log for log in logs]
-    running = script("server", "--port", port, *options(*paths), prefix=prefix,
-                     setup="import server; server.RETRY = 0.05")
+    running = script(
+        "server",
+        "--port",
+        port,
+        *options(*paths),
+        prefix=prefix,
+        setup="import server; server.RETRY = 0.05",
+    )
     seen = {path: [] for path in paths}
 
     def ready():
@@ -105,28 +100,34 @@ def short_run(script, tmp_path, logs, inject=None):
     for number, datagram in enumerate(SENT, 1):
         if running.process.poll() is None:
             send(port, datagram)
-        until(lambda: running.process.poll() is not None or all(len(complete(path)) >= number for path in paths))
+        until(
+            lambda: (
+                running.process.poll() is not None
+                or all(len(complete(path)) >= number for path in paths)
+            )
+        )
         for path in paths:
             seen[path] = complete(path)
     if running.process.poll() is None:
-        pid = int(subprocess.run(["pgrep", "-P", str(running.process.pid)], stdout=subprocess.PIPE, text=True,
-                                 check=True).stdout.split()[0])
+        pid = int(
+            subprocess.run(
+                ["pgrep", "-P", str(running.process.pid)],
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            ).stdout.split()[0]
+        )
         os.kill(pid, signal.SIGTERM)
         running.wait()
     return running, seen, trace.read_text()
 
 
-def calls(trace):
-    """Return each call of a trace with its number among those of its name: ("write", 3)."""
-    found, numbers = [], {}
-    for name in re.findall(rf"^(?:\d+ +)?({CALLS.replace(',', '|')})\(", trace, re.MULTILINE):
-        numbers[name] = numbers.get(name, 0) + 1
-        found.append((name, numbers[name]))
-    return found
-
-
-@pytest.mark.parametrize("logs", [("a.txt", "a.csv"), pytest.param(LOGS, marks=pytest.mark.long)], ids=len)
-@pytest.mark.parametrize("fault", ["signal=KILL", "error=ENOSPC", pytest.param("error=EIO", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "logs", [("a.txt", "a.csv"), pytest.param(LOGS, marks=pytest.mark.long)], ids=len
+)
+@pytest.mark.parametrize(
+    "fault", ["signal=KILL", "error=ENOSPC", pytest.param("error=EIO", marks=pytest.mark.long)]
+)
 def test_a_fault_at_every_call_on_a_log(script, server, tmp_path, fault, logs):
     needs("strace", "pgrep")
     sent = [datagram.decode() for datagram in SENT]
@@ -145,7 +146,7 @@ def test_a_fault_at_every_call_on_a_log(script, server, tmp_path, fault, logs):
             assert server("--quiet", *options(*paths)).stop() == 0
             for path in paths:
                 now = readings(path)
-                assert now == sent[:len(now)], said
+                assert now == sent[: len(now)], said
                 assert len(now) >= len([line for line in seen[path] if line]), said
         elif "listening" not in running.err:
             assert re.search("server.py: error: cannot log to .*; ", running.err), said
@@ -154,18 +155,36 @@ def test_a_fault_at_every_call_on_a_log(script, server, tmp_path, fault, logs):
                 assert readings(path) == sent, said
             assert summary(running)[:2] == [4, 4], said
             if "cannot write" in running.err:
-                assert running.err.count("cannot write") == running.err.count("all logs are written again") == 1, said
+                assert (
+                    running.err.count("cannot write")
+                    == running.err.count("all logs are written again")
+                    == 1
+                ), said
 
 
 def test_a_full_disk_that_is_given_room(script, tmp_path):
     needs_namespaces()
     (tmp_path / "disk").mkdir()
-    prefix = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs disk && exec "$@"', "sh"]
+    prefix = [
+        "unshare",
+        "-rm",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o size=64k tmpfs disk && exec "$@"',
+        "sh",
+    ]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    running = script("server", "--port", port, "--quiet", *options("disk/a.txt", "disk/a.csv"), prefix=prefix,
-                     setup="import server; server.RETRY = 0.1")
+    running = script(
+        "server",
+        "--port",
+        port,
+        "--quiet",
+        *options("disk/a.txt", "disk/a.csv"),
+        prefix=prefix,
+        setup="import server; server.RETRY = 0.1",
+    )
     running.says("^listening")
     blast(port, 20_000, 20_000)
     running.says(r"^cannot write disk/a.(txt|csv) \(No space left on device\)")
@@ -173,8 +192,12 @@ def test_a_full_disk_that_is_given_room(script, tmp_path):
     inside = ["nsenter", "-t", str(running.process.pid), "-U", "-m", "--preserve-credentials"]
     subprocess.run([*inside, "mount", "-o", "remount,size=8m", tmp_path / "disk"], check=True)
     running.says("^all logs are written again")
-    copy = subprocess.run([*inside, "cat", tmp_path / "disk/a.txt", tmp_path / "disk/a.csv"], check=True,
-                          stdout=subprocess.PIPE, text=True)
+    copy = subprocess.run(
+        [*inside, "cat", tmp_path / "disk/a.txt", tmp_path / "disk/a.csv"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert running.stop() == 0
     received, logged, *_, overflowed, dropped = summary(running)
     assert received == logged == 20_000 - dropped and overflowed == 0
@@ -188,9 +211,24 @@ def test_a_full_disk_that_is_given_room(script, tmp_path):
 def test_what_cannot_be_kept_is_counted(script, tmp_path):
     needs_namespaces()
     (tmp_path / "disk").mkdir()
-    prefix = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=4k tmpfs disk && exec "$@"', "sh"]
-    running = script("server", "--port", 0, "--quiet", "--log", "disk/a.txt", prefix=prefix,
-                     setup="import server; server.BACKLOG = 1000; server.RETRY = 0.1")
+    prefix = [
+        "unshare",
+        "-rm",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o size=4k tmpfs disk && exec "$@"',
+        "sh",
+    ]
+    running = script(
+        "server",
+        "--port",
+        0,
+        "--quiet",
+        "--log",
+        "disk/a.txt",
+        prefix=prefix,
+        setup="import server; server.BACKLOG = 1000; server.RETRY = 0.1",
+    )
     port = int(running.says(r"^listening on \S+:(\d+)")[1])
     blast(port, 5000, 20_000)
     running.says("^overflowed: cannot write disk/a.txt .*, and no more readings are kept")

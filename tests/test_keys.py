@@ -1,4 +1,5 @@
 """Keys: who has none can neither write into the logs nor make a client forget; the true client is unharmed."""
+
 import ast
 import gzip
 import hashlib
@@ -11,14 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import console
-import datagram
-from conftest import ROOT, lines, until
-from datagram import N, format_ack, format_named, parse, parse_ack
-from test_load import resident
+from dht22 import console, datagram
+from dht22.datagram import N, format_ack, format_named, parse, parse_ack
+from tools import ROOT, lines, resident, until
 
 KITCHEN, ATTIC = bytes(range(32)), bytes(range(32, 64))
-QUICK = "import delivery; delivery.RESEND = 0.03; delivery.RESEND_MOST = 0.03, 0.03\n"
+QUICK = "from dht22 import delivery; delivery.RESEND = 0.03; delivery.RESEND_MOST = 0.03, 0.03\n"
 START = 1763719202000000
 
 
@@ -40,7 +39,9 @@ def ask(port, *questions):
         sock.connect(("127.0.0.1", port))
         for question in questions[:-1]:
             sock.send(question)
-        time.sleep(0.05)  # so that it is not in one batch with the others: their answers, if any, come first
+        time.sleep(
+            0.05
+        )  # so that it is not in one batch with the others: their answers, if any, come first
         sock.send(questions[-1])
         end = b"ack,%s," % parse(questions[-1])[1].name.encode()
         answers = [sock.recv(300)]
@@ -51,16 +52,19 @@ def ask(port, *questions):
 
 # The MAC, written without the product's means (RFC 2104)
 
+
 def oracle_mac(key, body):
     block = key.ljust(64, b"\0")
     inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block) + body).digest()
-    return hashlib.sha256(bytes(byte ^ 0x5c for byte in block) + inner).hexdigest()[:32].encode()
+    return hashlib.sha256(bytes(byte ^ 0x5C for byte in block) + inner).hexdigest()[:32].encode()
 
 
 names = st.text("ABCxyz0189._-", min_size=1, max_size=32)
 ns = st.integers(N[0], N[1] - 1)
 ages = st.integers(0, 999_999_999_000).map(lambda milliseconds: milliseconds / 1000)
-readings = st.builds(lambda h, t: datagram.format(h / 10, t / 10), st.integers(0, 1000), st.integers(-400, 800))
+readings = st.builds(
+    lambda h, t: datagram.format(h / 10, t / 10), st.integers(0, 1000), st.integers(-400, 800)
+)
 maybe_keys = st.none() | st.binary(min_size=32, max_size=32)
 intervals = st.none() | st.integers(2, 86400)
 
@@ -88,13 +92,22 @@ def test_an_acknowledgement_comes_back_as_it_was_sent(name, last, interval, key,
     assert ack.mac == (key and oracle_mac(key, question + b"," + sent[:-33]))
     if key:
         assert datagram.verify(sent, key, question)
-        assert not datagram.verify(sent, key) and not datagram.verify(sent, key, question[::-1]) or (
-            question == question[::-1])
+        assert (
+            not datagram.verify(sent, key)
+            and not datagram.verify(sent, key, question[::-1])
+            or (question == question[::-1])
+        )
 
 
 number = st.from_regex(rb"\A[ \t]?-?[0-9]{1,3}(\.[0-9]{1,3})?\Z")
-questions = st.builds(lambda *fields: b",".join(fields), number, number, names.map(str.encode),
-                      st.from_regex(rb"\A[ ]?[1-9][0-9]{15}\Z"), st.from_regex(rb"\A[0-9]{1,10}\.[0-9]{3}\n?\Z"))
+questions = st.builds(
+    lambda *fields: b",".join(fields),
+    number,
+    number,
+    names.map(str.encode),
+    st.from_regex(rb"\A[ ]?[1-9][0-9]{15}\Z"),
+    st.from_regex(rb"\A[0-9]{1,10}\.[0-9]{3}\n?\Z"),
+)
 
 
 @given(questions, maybe_keys, intervals, ns)
@@ -113,8 +126,12 @@ def test_the_longest_answer_to_the_shortest_question(key):
     assert len(format_ack("k", N[1] - 1, 86400, parse(question)[1].mac, key)) == len(question)
 
 
-@given(st.binary(max_size=300) | questions | st.from_regex(datagram.ACK, fullmatch=True)
-       | st.from_regex(datagram.NAMED, fullmatch=True))
+@given(
+    st.binary(max_size=300)
+    | questions
+    | st.from_regex(datagram.ACK, fullmatch=True)
+    | st.from_regex(datagram.NAMED, fullmatch=True)
+)
 def test_what_cannot_be_parsed_raises_a_value_error_and_nothing_else(sent):
     for parser in parse, parse_ack:
         try:
@@ -164,7 +181,9 @@ def test_n_and_age_at_and_past_their_bounds_never_stop_the_server(server, tmp_pa
         nonlocal number
         number += 1
         first = datagram.sign(f"50.0,20.0,kitchen,{n},{age}".encode(), key)
-        answers = ask_quickly(format_named("51.0,20.0", "attic", START + number, 0.0, ATTIC if signed else None))(first)
+        answers = ask_quickly(
+            format_named("51.0,20.0", "attic", START + number, 0.0, ATTIC if signed else None)
+        )(first)
         return [answer.startswith(b"ack,kitchen,") for answer in answers] == [True, False]
 
     def ask_quickly(last):
@@ -175,6 +194,7 @@ def test_n_and_age_at_and_past_their_bounds_never_stop_the_server(server, tmp_pa
             while not answers[-1].startswith(b"ack,attic,%d," % (START + number)):
                 answers.append(sock.recv(300))
             return answers
+
         return both
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -184,18 +204,26 @@ def test_n_and_age_at_and_past_their_bounds_never_stop_the_server(server, tmp_pa
             assert answered(n, age) == good, (n, age)
 
         @settings(max_examples=200, deadline=None)
-        @given(st.integers(-10, 10**17) | st.sampled_from([N[0] - 1, N[0], N[1] - 1, N[1]]), st.integers(-5, 10**13))
+        @given(
+            st.integers(-10, 10**17) | st.sampled_from([N[0] - 1, N[0], N[1] - 1, N[1]]),
+            st.integers(-5, 10**13),
+        )
         def every(n, milliseconds):
             age = f"{milliseconds / 1000:.3f}"
             assert answered(n, age) == (N[0] <= n < N[1] and 0 <= milliseconds < 10**12), (n, age)
 
         every()
     assert running.stop() == 0
-    assert all(re.fullmatch(r"\d{4}-[\d:T.-]{18}Z,127.0.0.1,(kitchen|attic),5[01].0,20.0,[1-8]\d{15}", line)
-               for line in lines(tmp_path / "datalog.csv")[1:])
+    assert all(
+        re.fullmatch(
+            r"\d{4}-[\d:T.-]{18}Z,127.0.0.1,(kitchen|attic),5[01].0,20.0,[1-8]\d{15}", line
+        )
+        for line in lines(tmp_path / "datalog.csv")[1:]
+    )
 
 
 # Attackers
+
 
 def attacks():
     """Return what an attacker may send who has attic's key and has seen a datagram of kitchen's, with the reason."""
@@ -211,7 +239,10 @@ def attacks():
         (body + b"," + mac.upper(), "not a reading"),
         (body + b"," + mac + b"," + mac, "not a reading"),
         (body + b"," + b"0" * 32, "wrongly signed"),
-        (format_named("50.0,20.0", "kitchen", START + 10**6, 0.0, ATTIC), "wrongly signed"),  # attic's own key
+        (
+            format_named("50.0,20.0", "kitchen", START + 10**6, 0.0, ATTIC),
+            "wrongly signed",
+        ),  # attic's own key
         (of_attic.replace(b"attic", b"kitchen"), "wrongly signed"),
         (good.replace(b"kitchen", b"attic"), "wrongly signed"),
         (good.replace(b"50.0", b"50.1"), "wrongly signed"),
@@ -219,7 +250,10 @@ def attacks():
         (good.replace(b"50.0,", b"50.0, "), "wrongly signed"),
         (datagram.sign(body, KITCHEN, b"0" * 32), "wrongly signed"),  # as an answer is
         (datagram.sign(body, b""), "wrongly signed"),
-        (datagram.sign(body, KITCHEN.hex().encode()), "wrongly signed"),  # the hex digits are not the key
+        (
+            datagram.sign(body, KITCHEN.hex().encode()),
+            "wrongly signed",
+        ),  # the hex digits are not the key
         (format_named("50.0,20.0", "cellar", START, 0.0, KITCHEN), "name without a key"),
         (format_ack("kitchen", START + 10**6, 2, mac, KITCHEN), "not a reading"),
         (datagram.sign(b"74.3,25.7", KITCHEN), "not a reading"),
@@ -229,21 +263,46 @@ def attacks():
 def test_only_what_is_signed_with_its_own_key_is_taken_or_answered(server, script, keys, tmp_path):
     running = server("--quiet", "--keys", keys)
     pi = write_keys(tmp_path / "pi", ("kitchen", KITCHEN))
-    true = script("client", "127.0.0.1", "--port", running.port, "--driver", "simulated", "--interval", 0.02,
-                  "--count", 30, "--key", pi, "--spool", "spool")
+    true = script(
+        "client",
+        "127.0.0.1",
+        "--port",
+        running.port,
+        "--driver",
+        "simulated",
+        "--interval",
+        0.02,
+        "--count",
+        30,
+        "--key",
+        pi,
+        "--spool",
+        "spool",
+    )
     until(lambda: true.out.count("\n") > 3)
     good = format_named("50.0,20.0", "kitchen", START + 10**6, 0.0, KITCHEN)
-    flipped = [good[:k] + bytes([good[k] ^ 1 << bit]) + good[k + 1:] for k in range(len(good)) for bit in range(8)]
+    flipped = [
+        good[:k] + bytes([good[k] ^ 1 << bit]) + good[k + 1 :]
+        for k in range(len(good))
+        for bit in range(8)
+    ]
     table = attacks()
     last = format_named("51.0,20.0", "attic", START, 0.0, ATTIC)
     answers = ask(running.port, *(sent for sent, _ in table), *flipped, last)
     assert answers == [format_ack("attic", START, None, last[-32:], ATTIC)], "and no other"
     assert true.wait() == 0 and running.stop() == 0
-    assert true.err.splitlines()[-1] == "closing socket" and len(true.err.splitlines()) == 3, "unharmed"
+    assert true.err.splitlines()[-1] == "closing socket" and len(true.err.splitlines()) == 3, (
+        "unharmed"
+    )
     logged = [line.split(",")[2:5] for line in lines(tmp_path / "datalog.csv")[1:]]
     assert logged.count(["attic", "51.0", "20.0"]) == 1
-    assert [",".join(reading) for name, *reading in logged if name == "kitchen"] == true.out.splitlines()
-    refused = {line[1]: int(line[0]) for line in re.findall(r"^refused (\d+): ([^:\n]+)$", running.err, re.MULTILINE)}
+    assert [
+        ",".join(reading) for name, *reading in logged if name == "kitchen"
+    ] == true.out.splitlines()
+    refused = {
+        line[1]: int(line[0])
+        for line in re.findall(r"^refused (\d+): ([^:\n]+)$", running.err, re.MULTILINE)
+    }
     assert sum(refused.values()) == len(table) + len(flipped)
     for reason in {reason for _, reason in table}:
         assert refused[reason] >= sum(each == reason for _, each in table)
@@ -251,11 +310,16 @@ def test_only_what_is_signed_with_its_own_key_is_taken_or_answered(server, scrip
 
 
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
-def test_a_replay_is_a_duplicate_at_once_after_a_new_start_and_after_rotation(server, keys, tmp_path, signed):
+def test_a_replay_is_a_duplicate_at_once_after_a_new_start_and_after_rotation(
+    server, keys, tmp_path, signed
+):
     options = ["--quiet", *(["--keys", keys] if signed else [])]
     key, csv = KITCHEN if signed else None, tmp_path / "datalog.csv"
     seen = [format_named(f"5{k}.0,20.0", "kitchen", START + k, 0.0, key) for k in range(5)]
-    last = [format_ack("kitchen", START + 4, None, question[-32:] if signed else None, key) for question in seen]
+    last = [
+        format_ack("kitchen", START + 4, None, question[-32:] if signed else None, key)
+        for question in seen
+    ]
 
     def answers(*sent):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -275,8 +339,12 @@ def test_a_replay_is_a_duplicate_at_once_after_a_new_start_and_after_rotation(se
     for rotate in [
         lambda: None,
         lambda: csv.rename(tmp_path / "datalog.csv.1"),
-        lambda: ((tmp_path / "datalog.csv.2.gz").write_bytes(gzip.compress((tmp_path / "datalog.csv.1").read_bytes())),
-                 (tmp_path / "datalog.csv.1").unlink()),
+        lambda: (
+            (tmp_path / "datalog.csv.2.gz").write_bytes(
+                gzip.compress((tmp_path / "datalog.csv.1").read_bytes())
+            ),
+            (tmp_path / "datalog.csv.1").unlink(),
+        ),
     ]:
         rotate()
         running = server(*options)
@@ -292,8 +360,12 @@ def test_a_replay_is_a_duplicate_at_once_after_a_new_start_and_after_rotation(se
 
 def test_a_server_without_keys_refuses_what_is_signed(server, tmp_path):
     running = server("--quiet")
-    answers = ask(running.port, format_named("50.0,20.0", "kitchen", START, 0.0, KITCHEN), b"74.3,25.7",
-                  format_named("51.0,20.0", "attic", START, 0.0))
+    answers = ask(
+        running.port,
+        format_named("50.0,20.0", "kitchen", START, 0.0, KITCHEN),
+        b"74.3,25.7",
+        format_named("51.0,20.0", "attic", START, 0.0),
+    )
     assert answers == [b"ack,attic,%d," % START]
     assert running.stop() == 0
     assert "\nrefused 1: signed, and this server has no --keys\n" in running.err
@@ -351,8 +423,10 @@ def test_a_great_number_of_names_is_bounded(server, tmp_path, number):
 
 # Answers that a client must not believe
 
+
 def wrong_answers(name, n, mac, old, key):
     """Return answers to the reading n that must change nothing; `old`: the true one to the reading before."""
+
     def signed(last, interval=None, question=mac, key=key, name=name):
         return format_ack(name, last, interval, question, key)
 
@@ -383,8 +457,23 @@ def wrong_answers(name, n, mac, old, key):
 def test_a_client_with_a_key_believes_only_the_answer_to_its_question(desktop, script, tmp_path):
     pi = write_keys(tmp_path / "pi", ("kitchen", KITCHEN))
     cases = list(wrong_answers("kitchen", START, b"1" * 32, b"ack,kitchen,1,,0", KITCHEN))
-    client = script("client", "127.0.0.1", "--port", desktop.getsockname()[1], "--driver", "simulated", "--interval",
-                    0.01, "--count", len(cases) + 1, "--key", pi, "--spool", "spool", setup=QUICK)
+    client = script(
+        "client",
+        "127.0.0.1",
+        "--port",
+        desktop.getsockname()[1],
+        "--driver",
+        "simulated",
+        "--interval",
+        0.01,
+        "--count",
+        len(cases) + 1,
+        "--key",
+        pi,
+        "--spool",
+        "spool",
+        setup=QUICK,
+    )
     old, before = b"", 0
     for case in ["none before the first", *cases]:
         question, peer = desktop.recvfrom(300)
@@ -395,27 +484,49 @@ def test_a_client_with_a_key_believes_only_the_answer_to_its_question(desktop, s
             desktop.sendto(wrong_answers("kitchen", named.n, named.mac, old, KITCHEN)[case], peer)
             for _ in range(2):
                 again = desktop.recv(300)
-                assert parse(again)[0] == reading and parse(again)[1].n == named.n, f"{case}: it waits still"
+                assert parse(again)[0] == reading and parse(again)[1].n == named.n, (
+                    f"{case}: it waits still"
+                )
                 assert datagram.verify(again, KITCHEN)
         old, before = format_ack("kitchen", named.n, None, named.mac, KITCHEN), named.n
         desktop.sendto(old, peer)
     assert client.wait() == 0
     assert client.out.count("\n") == len(cases) + 1
-    talk = [line for line in client.err.splitlines() if not re.match("driver|sending to|closing socket", line)]
+    talk = [
+        line
+        for line in client.err.splitlines()
+        if not re.match("driver|sending to|closing socket", line)
+    ]
     assert talk == ["an acknowledgement of 8999999999999999 is ignored: no n could follow"]
 
 
-def test_the_answer_to_any_of_the_last_16_sends_is_taken_and_to_no_earlier_one(desktop, script, tmp_path):
+def test_the_answer_to_any_of_the_last_16_sends_is_taken_and_to_no_earlier_one(
+    desktop, script, tmp_path
+):
     pi = write_keys(tmp_path / "pi", ("kitchen", KITCHEN))
-    client = script("client", "127.0.0.1", "--port", desktop.getsockname()[1], "--driver", "simulated",
-                    "--count", 1, "--key", pi, "--spool", "spool",
-                    setup=QUICK + "delivery.chance = lambda: 0.999; delivery.RESEND_MOST = 0.04, 0.04\n")
+    client = script(
+        "client",
+        "127.0.0.1",
+        "--port",
+        desktop.getsockname()[1],
+        "--driver",
+        "simulated",
+        "--count",
+        1,
+        "--key",
+        pi,
+        "--spool",
+        "spool",
+        setup=QUICK + "delivery.chance = lambda: 0.999; delivery.RESEND_MOST = 0.04, 0.04\n",
+    )
     sends = []
     while len(sends) < 20:
         question, peer = desktop.recvfrom(300)
         sends.append(parse(question)[1])
     assert len({each.n for each in sends}) == 1 and len({each.mac for each in sends}) == 20
-    desktop.sendto(format_ack("kitchen", sends[3].n, None, sends[3].mac, KITCHEN), peer)  # 17th from the last
+    desktop.sendto(
+        format_ack("kitchen", sends[3].n, None, sends[3].mac, KITCHEN), peer
+    )  # 17th from the last
     assert parse(desktop.recv(300))[1].n == sends[3].n, "it waits still"
     desktop.sendto(format_ack("kitchen", sends[8].n, None, sends[8].mac, KITCHEN), peer)
     assert client.wait() == 0
@@ -423,8 +534,22 @@ def test_the_answer_to_any_of_the_last_16_sends_is_taken_and_to_no_earlier_one(d
 
 def test_an_interval_past_its_bounds_is_not_taken_over(desktop, script):
     intervals = [0, 1, 86401, 99999]
-    client = script("client", "127.0.0.1", "--port", desktop.getsockname()[1], "--driver", "simulated", "--interval",
-                    0.01, "--count", len(intervals) + 1, "--name", "kitchen", "--spool", "spool")
+    client = script(
+        "client",
+        "127.0.0.1",
+        "--port",
+        desktop.getsockname()[1],
+        "--driver",
+        "simulated",
+        "--interval",
+        0.01,
+        "--count",
+        len(intervals) + 1,
+        "--name",
+        "kitchen",
+        "--spool",
+        "spool",
+    )
     for interval in [*intervals, None]:
         question, peer = desktop.recvfrom(300)
         desktop.sendto(format_ack("kitchen", parse(question)[1].n, interval), peer)
@@ -434,8 +559,21 @@ def test_an_interval_past_its_bounds_is_not_taken_over(desktop, script):
 
 @pytest.mark.parametrize("last", [N[1] - 10**6 - 1, N[1] - 10**6, N[1] - 10**6 + 1, N[1] - 1])
 def test_whatever_the_answer_the_next_n_is_one(desktop, script, last):
-    client = script("client", "127.0.0.1", "--port", desktop.getsockname()[1], "--driver", "simulated", "--count", 1,
-                    "--name", "kitchen", "--spool", "spool", setup=QUICK + "delivery.chance = lambda: 1 - 2**-32\n")
+    client = script(
+        "client",
+        "127.0.0.1",
+        "--port",
+        desktop.getsockname()[1],
+        "--driver",
+        "simulated",
+        "--count",
+        1,
+        "--name",
+        "kitchen",
+        "--spool",
+        "spool",
+        setup=QUICK + "delivery.chance = lambda: 1 - 2**-32\n",
+    )
     question, peer = desktop.recvfrom(300)
     desktop.sendto(format_ack("kitchen", last, None), peer)
     for _ in range(3):
@@ -447,9 +585,21 @@ def test_whatever_the_answer_the_next_n_is_one(desktop, script, last):
 
 def test_a_client_in_a_flood_of_answers_goes_on_reading(desktop, script):
     """Garbage comes faster than it can be read: each datagram that is taken leaves another one in the socket."""
-    client = script("client", "127.0.0.1", "--port", desktop.getsockname()[1], "--driver", "simulated",
-                    "--interval", 0.02, "--name", "kitchen", "--spool", "spool", setup="""
-import delivery
+    client = script(
+        "client",
+        "127.0.0.1",
+        "--port",
+        desktop.getsockname()[1],
+        "--driver",
+        "simulated",
+        "--interval",
+        0.02,
+        "--name",
+        "kitchen",
+        "--spool",
+        "spool",
+        setup="""
+from dht22 import delivery
 take = delivery.Delivery.receive
 
 def flood(self):
@@ -457,7 +607,8 @@ def flood(self):
     take(self)
 
 delivery.Delivery.receive = flood
-""")
+""",
+    )
     _, peer = desktop.recvfrom(300)
     desktop.sendto(b"the first", peer)
     already = client.out.count("\n")
@@ -481,16 +632,25 @@ KEY_FILES = {  # content, mode: what is wrong, None if nothing is
     (b"kitchen " + b"0a" * 33 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
     (b"kitchen " + b"0g" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
     (b"kitchen=" + b"0a" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (b"k\xc3\xbcche " + b"0a" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (b"k" * 33 + b" " + b"0a" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
+    (
+        b"k\xc3\xbcche " + b"0a" * 32 + b"\n",
+        0o600,
+    ): "line 1 is no `name key`, or a name's second one",
+    (
+        b"k" * 33 + b" " + b"0a" * 32 + b"\n",
+        0o600,
+    ): "line 1 is no `name key`, or a name's second one",
     (GOOD + b"# the attic's\n", 0o600): "line 2 is no `name key`, or a name's second one",
     (GOOD + GOOD, 0o600): "line 2 is no `name key`, or a name's second one",
     (b"\0" * 1000, 0o600): "line 1 is no `name key`, or a name's second one",
 }
 
 
-@pytest.mark.parametrize("content, mode, wrong", [(*facts, wrong) for facts, wrong in KEY_FILES.items()],
-                         ids=lambda fact: ascii(fact)[-30:])
+@pytest.mark.parametrize(
+    "content, mode, wrong",
+    [(*facts, wrong) for facts, wrong in KEY_FILES.items()],
+    ids=lambda fact: ascii(fact)[-30:],
+)
 def test_key_file(tmp_path, content, mode, wrong):
     (tmp_path / "key").write_bytes(content)
     (tmp_path / "key").chmod(mode)
@@ -502,41 +662,88 @@ def test_key_file(tmp_path, content, mode, wrong):
         assert raised.value.strerror == wrong
 
 
-@pytest.mark.parametrize("content, mode", [(GOOD, 0o640), (b"", 0o600), (GOOD + GOOD, 0o600), (b"kitchen 0a\n", 0o600)])
+@pytest.mark.parametrize(
+    "content, mode", [(GOOD, 0o640), (b"", 0o600), (GOOD + GOOD, 0o600), (b"kitchen 0a\n", 0o600)]
+)
 def test_a_key_file_that_is_refused(script, tmp_path, content, mode):
     wrong = KEY_FILES.get((content, mode), "line 1 is no `name key`, or a name's second one")
     (tmp_path / "key").write_bytes(content)
     (tmp_path / "key").chmod(mode)
     server = script("server", "--port", 0, "--keys", "key")
-    client = script("client", "127.0.0.1", "--key", "key", "--spool", "spool", "--driver", "simulated")
+    client = script(
+        "client", "127.0.0.1", "--key", "key", "--spool", "spool", "--driver", "simulated"
+    )
     assert (server.wait(), client.wait()) == (1, 1)
-    assert server.err == f"server.py: error: cannot use the keys in key ({wrong}); make them with --new-key\n"
-    assert client.err == f"client.py: error: cannot use the key in key ({wrong}); make one with server.py --new-key\n"
+    assert (
+        server.err
+        == f"server.py: error: cannot use the keys in key ({wrong}); make them with --new-key\n"
+    )
+    assert (
+        client.err
+        == f"client.py: error: cannot use the key in key ({wrong}); make one with server.py --new-key\n"
+    )
     assert not (tmp_path / "datalog.csv").exists() and not (tmp_path / "spool").exists()
 
 
-@pytest.mark.parametrize("prog, argv, code, error", [
-    ("client", ["h", "--key", "two"], 1, "cannot use the key in two (it has several; a Pi shall have its own only)"),
-    ("client", ["h", "--key", "none"], 1, "cannot use the key in none (No such file or directory)"),
-    ("client", ["h", "--key", ""], 1, "cannot use the key in  (No such file or directory)"),  # a variable that is unset
-    ("client", ["h", "--key", "."], 1, "cannot use the key in . (Is a directory)"),
-    ("client", ["h", "--key", "one", "--name", "attic"], 2, "--name attic differs from the key's, kitchen; leave it"),
-    ("client", ["h", "--name", "küche"], 2, "'küche' is no name"),
-    ("client", ["h", "--name", "a,b"], 2, "'a,b' is no name"),
-    ("client", ["h", "--name", "k" * 33], 2, "is no name"),
-    ("client", ["h", "--spool", "spool"], 2, "--spool is for a named sensor; give a --name"),
-    ("server", ["--keys", "one", "--log", "a.txt"], 2, "--keys needs a .csv or .db log"),
-    ("server", ["--keys", "none"], 1, "cannot use the keys in none (No such file or directory)"),
-    ("server", ["--keys", ""], 1, "cannot use the keys in  (No such file or directory)"),
-    ("server", ["--new-key", "a b"], 2, "'a b' is no name"),
-    ("server", ["--new-key", ""], 2, "'' is no name"),
-    *[("server", ["--interval", each], 2, f"{each!r} is no interval (whole seconds, 2 to 86400)")
-      for each in ("1", "0", "86401", "x", "2.5", "", "-2", "1e3", "٢٢", "nan")],
-])
+@pytest.mark.parametrize(
+    "prog, argv, code, error",
+    [
+        (
+            "client",
+            ["h", "--key", "two"],
+            1,
+            "cannot use the key in two (it has several; a Pi shall have its own only)",
+        ),
+        (
+            "client",
+            ["h", "--key", "none"],
+            1,
+            "cannot use the key in none (No such file or directory)",
+        ),
+        (
+            "client",
+            ["h", "--key", ""],
+            1,
+            "cannot use the key in  (No such file or directory)",
+        ),  # a variable that is unset
+        ("client", ["h", "--key", "."], 1, "cannot use the key in . (Is a directory)"),
+        (
+            "client",
+            ["h", "--key", "one", "--name", "attic"],
+            2,
+            "--name attic differs from the key's, kitchen; leave it",
+        ),
+        ("client", ["h", "--name", "küche"], 2, "'küche' is no name"),
+        ("client", ["h", "--name", "a,b"], 2, "'a,b' is no name"),
+        ("client", ["h", "--name", "k" * 33], 2, "is no name"),
+        ("client", ["h", "--spool", "spool"], 2, "--spool is for a named sensor; give a --name"),
+        ("server", ["--keys", "one", "--log", "a.txt"], 2, "--keys needs a .csv or .db log"),
+        (
+            "server",
+            ["--keys", "none"],
+            1,
+            "cannot use the keys in none (No such file or directory)",
+        ),
+        ("server", ["--keys", ""], 1, "cannot use the keys in  (No such file or directory)"),
+        ("server", ["--new-key", "a b"], 2, "'a b' is no name"),
+        ("server", ["--new-key", ""], 2, "'' is no name"),
+        *[
+            (
+                "server",
+                ["--interval", each],
+                2,
+                f"{each!r} is no interval (whole seconds, 2 to 86400)",
+            )
+            for each in ("1", "0", "86401", "x", "2.5", "", "-2", "1e3", "٢٢", "nan")
+        ],
+    ],
+)
 def test_an_error_is_one_line(script, tmp_path, prog, argv, code, error):
     write_keys(tmp_path / "one", ("kitchen", KITCHEN))
     write_keys(tmp_path / "two", ("kitchen", KITCHEN), ("attic", ATTIC))
-    started = script(prog, *argv, "--port", 10001, *(["--driver", "simulated"] if prog == "client" else []))
+    started = script(
+        prog, *argv, "--port", 10001, *(["--driver", "simulated"] if prog == "client" else [])
+    )
     assert started.wait() == code, started.err
     assert started.err.startswith(f"{prog}.py: error: ") and error in started.err
     assert started.err.count("\n") == 1 and started.out == ""
@@ -544,7 +751,10 @@ def test_an_error_is_one_line(script, tmp_path, prog, argv, code, error):
 
 
 def test_new_keys_are_lines_for_both_sides(script, server, tmp_path):
-    kitchen, attic = script("server", "--new-key", "kitchen"), script("server", "--new-key", "attic")
+    kitchen, attic = (
+        script("server", "--new-key", "kitchen"),
+        script("server", "--new-key", "attic"),
+    )
     for each, name in (kitchen, "kitchen"), (attic, "attic"):
         assert each.wait() == 0 and each.err == ""
         assert re.fullmatch(rf"{name} [0-9a-f]{{64}}\n", each.out)
@@ -553,60 +763,151 @@ def test_new_keys_are_lines_for_both_sides(script, server, tmp_path):
         (tmp_path / path).write_text(text)
         (tmp_path / path).chmod(0o600)
     running = server("--keys", "keys")
-    client = script("client", "127.0.0.1", "--port", running.port, "--driver", "simulated", "--interval", 0, "--key",
-                    "pi", "--name", "kitchen", "--spool", "spool", "--count", 3)
+    client = script(
+        "client",
+        "127.0.0.1",
+        "--port",
+        running.port,
+        "--driver",
+        "simulated",
+        "--interval",
+        0,
+        "--key",
+        "pi",
+        "--name",
+        "kitchen",
+        "--spool",
+        "spool",
+        "--count",
+        3,
+    )
     assert client.wait() == 0
-    assert [line.split()[1:] for line in running.out.splitlines()] == [["kitchen", r] for r in client.out.split()]
+    assert [line.split()[1:] for line in running.out.splitlines()] == [
+        ["kitchen", r] for r in client.out.split()
+    ]
 
 
 def test_the_server_sets_the_interval_of_named_clients(script, server, tmp_path):
     running = server("--interval", 2)
-    slow = script("client", "127.0.0.1", "--port", running.port, "--driver", "simulated", "--interval", 3600,
-                  "--name", "slow", "--spool", "slow.spool", "--count", 2)
-    fast = script("client", "127.0.0.1", "--port", running.port, "--driver", "simulated", "--interval", 0.5,
-                  "--name", "fast", "--spool", "fast.spool", "--count", 2)
-    plain = script("client", "127.0.0.1", "--port", running.port, "--driver", "simulated", "--interval", 0.5,
-                   "--count", 3)
+    slow = script(
+        "client",
+        "127.0.0.1",
+        "--port",
+        running.port,
+        "--driver",
+        "simulated",
+        "--interval",
+        3600,
+        "--name",
+        "slow",
+        "--spool",
+        "slow.spool",
+        "--count",
+        2,
+    )
+    fast = script(
+        "client",
+        "127.0.0.1",
+        "--port",
+        running.port,
+        "--driver",
+        "simulated",
+        "--interval",
+        0.5,
+        "--name",
+        "fast",
+        "--spool",
+        "fast.spool",
+        "--count",
+        2,
+    )
+    plain = script(
+        "client",
+        "127.0.0.1",
+        "--port",
+        running.port,
+        "--driver",
+        "simulated",
+        "--interval",
+        0.5,
+        "--count",
+        3,
+    )
     assert [each.wait() for each in (slow, fast, plain)] == [0, 0, 0]
-    assert [each.err.count("the server sets the interval to 2 s\n") for each in (slow, fast, plain)] == [1, 1, 0]
-    seconds = {name: [float(line.split(",")[0][17:-1]) for line in lines(tmp_path / "datalog.csv")
-                      if f",{name}," in line] for name in ("slow", "fast")}
+    assert [
+        each.err.count("the server sets the interval to 2 s\n") for each in (slow, fast, plain)
+    ] == [1, 1, 0]
+    seconds = {
+        name: [
+            float(line.split(",")[0][17:-1])
+            for line in lines(tmp_path / "datalog.csv")
+            if f",{name}," in line
+        ]
+        for name in ("slow", "fast")
+    }
     for first, second in seconds.values():
         assert abs((second - first) % 60 - 2) < 0.2, "counted from its last reading"
 
 
 # MACs are compared in constant time
 
+
 def compared(source):
     """Return the lines in which something that is called mac or digest is compared by an operator."""
+
     def names(node):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("bool", "len"):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("bool", "len")
+        ):
             return
         if isinstance(node, (ast.Name, ast.Attribute)):
             yield node.id if isinstance(node, ast.Name) else node.attr
         for child in ast.iter_child_nodes(node):
             yield from names(child)
 
-    return [node.lineno for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Compare)
-            and not isinstance(node.comparators[0], ast.Constant)
-            and any(re.search("mac|digest", name) for name in names(node))]
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Compare)
+        and not isinstance(node.comparators[0], ast.Constant)
+        and any(re.search("mac|digest", name) for name in names(node))
+    ]
 
 
-@pytest.mark.parametrize("line, found", [
-    ("mac == mac_of(body, key)", True), ("named.mac != mac", True), ("mac_of(body, key) in self.sends", True),
-    ("hmac.new(key, body).hexdigest() == mac", True), ("digest is not mac", True),
-    ("bool(ack.mac) != bool(self.key)", False), ("mac is None", False), ("hmac.compare_digest(mac, mac)", False),
-    ("named.name not in self.keys", False)])
+@pytest.mark.parametrize(
+    "line, found",
+    [
+        ("mac == mac_of(body, key)", True),
+        ("named.mac != mac", True),
+        ("mac_of(body, key) in self.sends", True),
+        ("hmac.new(key, body).hexdigest() == mac", True),
+        ("digest is not mac", True),
+        ("bool(ack.mac) != bool(self.key)", False),
+        ("mac is None", False),
+        ("hmac.compare_digest(mac, mac)", False),
+        ("named.name not in self.keys", False),
+    ],
+)
 def test_the_check_below_can_fail(line, found):
     assert bool(compared(line)) == found
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted([*ROOT.glob("*.py"), *ROOT.glob("dht22/*.py")]), ids=lambda path: path.name
+)
 def test_macs_are_compared_by_compare_digest_only(path):
     assert compared(path.read_text()) == []
 
 
 def test_macs_are_made_and_compared_in_one_place():
-    users = {path.name for path in ROOT.glob("*.py") if re.search(r"\bhmac\b|compare_digest|mac_of", path.read_text())}
+    users = {
+        path.name
+        for path in [*ROOT.glob("*.py"), *ROOT.glob("dht22/*.py")]
+        if re.search(r"\bhmac\b|compare_digest|mac_of", path.read_text())
+    }
     assert users == {"datagram.py"}
-    assert (ROOT / "datagram.py").read_text().count("return hmac.compare_digest(mac_of(") == 1
+    assert (ROOT / "dht22" / "datagram.py").read_text().count(
+        "return hmac.compare_digest(mac_of("
+    ) == 1

@@ -9,39 +9,7 @@ import time
 
 import pytest
 
-from conftest import lines, send, until
-
-READINGS = [b"%d.%d,%d.%d" % (h, d, t, d) for h in range(30, 70) for t in range(10, 30) for d in range(10)]
-
-
-def blast(port, number, rate=None, host="127.0.0.1"):
-    """Send readings from one socket, `rate` a second or as fast as it goes."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        start = time.monotonic()
-        for k in range(number):
-            sock.sendto(READINGS[k % len(READINGS)], (host, port))
-            if rate and k % 100 == 99:
-                time.sleep(max(0.0, start + k / rate - time.monotonic()))
-
-
-def summary(running):
-    """Return what the server says at its end: received, logged, duplicates, refused, overflowed, dropped."""
-    return [int(n) for n in re.search(r"^received (\d+) = logged (\d+) \+ duplicates (\d+) \+ refused (\d+)"
-                                      r" \+ overflowed (\d+); dropped (\d+)$", running.err, re.MULTILINE).groups()]
-
-
-def settle(path):
-    """Wait until a log has not grown for half a second."""
-    seen = -1, 0.0
-
-    def settled():
-        nonlocal seen
-        size = path.stat().st_size
-        if size != seen[0]:
-            seen = size, time.monotonic()
-        return time.monotonic() - seen[1] > 0.5
-
-    until(settled, seconds=120)
+from tools import blast, lines, resident, send, settle, summary, until
 
 
 def test_a_burst_is_logged_or_told_as_dropped(server, tmp_path):
@@ -50,7 +18,12 @@ def test_a_burst_is_logged_or_told_as_dropped(server, tmp_path):
     settle(tmp_path / "datalog.csv")
     assert running.stop() == 0
     received, logged, _, _, _, dropped = summary(running)
-    assert received == logged == len(lines(tmp_path / "datalog.txt")) == len(lines(tmp_path / "datalog.csv")) - 1
+    assert (
+        received
+        == logged
+        == len(lines(tmp_path / "datalog.txt"))
+        == len(lines(tmp_path / "datalog.csv")) - 1
+    )
     assert logged + dropped == 200_000
     with open("/proc/sys/net/core/rmem_max") as allowed:
         if int(allowed.read()) >= 4 << 20:
@@ -76,11 +49,6 @@ def test_what_is_dropped_while_the_server_is_stopped_is_told_within_a_second(ser
     received, logged, _, _, _, dropped = summary(running)
     assert told == dropped == 200_000 - logged > 0
     assert received == logged == len(lines(tmp_path / "a.txt"))
-
-
-def resident(running):
-    with open(f"/proc/{running.process.pid}/status") as status:
-        return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) / 1024
 
 
 @pytest.mark.parametrize("number", [200_000, pytest.param(10_000_000, marks=pytest.mark.long)])
@@ -145,7 +113,9 @@ def test_good_readings_in_a_flood_of_garbage(server, tmp_path, number):
     assert logged == len(lines(tmp_path / "datalog.txt")) >= number - dropped
     assert logged == number or dropped
     print(f"{refused:,} refused, {logged} logged, {dropped} dropped")
-    assert len(re.findall("^refused 127", running.err, re.MULTILINE)) <= number / 10 + 3, "about a line a second"
+    assert len(re.findall("^refused 127", running.err, re.MULTILINE)) <= number / 10 + 3, (
+        "about a line a second"
+    )
 
 
 def test_a_silent_sensor_and_its_return_are_said_once(server):
@@ -170,7 +140,12 @@ def test_who_is_heard_is_not_silent_though_nothing_is_logged(server, tmp_path):
     for later in range(40):
         if later == 25:
             (tmp_path / "away.db").rename(tmp_path / "a.db")
-        send(running.port, b"50.0,20.0", named % (b"repeats", 10**15), named % (b"refused", n + later))
+        send(
+            running.port,
+            b"50.0,20.0",
+            named % (b"repeats", 10**15),
+            named % (b"refused", n + later),
+        )
         time.sleep(0.1)
     assert "all logs are written again" in running.err
     assert running.stop() == 0
@@ -180,6 +155,7 @@ def test_who_is_heard_is_not_silent_though_nothing_is_logged(server, tmp_path):
 
 def test_readable_while_it_is_written(server, tmp_path):
     import sqlite3
+
     running = server("--quiet", "--log", "a.db")
     sender = threading.Thread(target=blast, args=(running.port, 60_000, 30_000))
     sender.start()

@@ -1,11 +1,11 @@
 """Facts about the files: what is mended at the start, what is refused, what rotation leaves."""
+
 import os
 import sqlite3
 
 import pytest
 
-import linefile
-import logs
+from dht22 import linefile, logs
 
 HEADER = "time,client,name,humidity,temperature,n\n"
 PLAIN = "2026-11-21T10:00:02.123Z,192.168.1.7,,74.3,25.7,"
@@ -17,7 +17,10 @@ MENDED = {  # ending: [(what is there, what is left of it)]
     ".txt": [
         ("", ""),
         ("74.3,25.7\n", "74.3,25.7\n"),
-        ("74.30000305175781,25.700000762939453\n", "74.30000305175781,25.700000762939453\n"),  # the course's log
+        (
+            "74.30000305175781,25.700000762939453\n",
+            "74.30000305175781,25.700000762939453\n",
+        ),  # the course's log
         ("74.3,25.7\r\n", "74.3,25.7\r\n"),
         ("74.3,25.7", "74.3,25.7\n"),
         ("74.3,25.7\n48.9,-3.7", "74.3,25.7\n48.9,-3.7\n"),
@@ -43,21 +46,47 @@ MENDED = {  # ending: [(what is there, what is left of it)]
         (HEADER + PLAIN, HEADER + PLAIN + "\n"),
         (HEADER + NAMED, HEADER + NAMED + "\n"),
         *[(HEADER + PLAIN[:cut], HEADER) for cut in range(1, len(PLAIN))],
-        *[(HEADER + PLAIN + "\n" + NAMED[:cut], HEADER + PLAIN + "\n") for cut in range(1, len(NAMED))],
+        *[
+            (HEADER + PLAIN + "\n" + NAMED[:cut], HEADER + PLAIN + "\n")
+            for cut in range(1, len(NAMED))
+        ],
         (HEADER + PLAIN + "\n\0\0", HEADER + PLAIN + "\n"),
     ],
 }
 REFUSED = {
-    ".txt": ["notes", "buy milk\n", "74.3,25.7\nbuy milk\n", "buy milk\n74.3,25.7\n", "74.3,25.7\nbuy mi", "\n",
-             "74.3;25.7\n", "x" * 5000, "74.3,25.7\n" * 500 + "x" * 5000, HEADER, PLAIN + "\n", "3317.3,20.0\n"],
-    ".csv": ["buy milk\n", "when,what\n", PLAIN + "\n", HEADER + "buy milk\n", HEADER + PLAIN + "\nbuy mi",
-             "time;client\n", "74.3,25.7\n", "x" * 5000],
+    ".txt": [
+        "notes",
+        "buy milk\n",
+        "74.3,25.7\nbuy milk\n",
+        "buy milk\n74.3,25.7\n",
+        "74.3,25.7\nbuy mi",
+        "\n",
+        "74.3;25.7\n",
+        "x" * 5000,
+        "74.3,25.7\n" * 500 + "x" * 5000,
+        HEADER,
+        PLAIN + "\n",
+        "3317.3,20.0\n",
+    ],
+    ".csv": [
+        "buy milk\n",
+        "when,what\n",
+        PLAIN + "\n",
+        HEADER + "buy milk\n",
+        HEADER + PLAIN + "\nbuy mi",
+        "time;client\n",
+        "74.3,25.7\n",
+        "x" * 5000,
+    ],
     ".db": ["buy milk\n" * 100, "x"],
 }
 
 
-@pytest.mark.parametrize("ending, there, left", [
-    (ending, *facts) for ending, table in MENDED.items() for facts in table], ids=lambda text: ascii(text[-25:]))
+@pytest.mark.parametrize(
+    "ending, there, left",
+    [(ending, *facts) for ending, table in MENDED.items() for facts in table],
+    ids=lambda text: ascii(text[-25:]),
+)
 def test_a_torn_end_is_mended_and_said(tmp_path, ending, there, left):
     path = tmp_path / f"log{ending}"
     path.write_bytes(there.encode())
@@ -70,8 +99,11 @@ def test_a_torn_end_is_mended_and_said(tmp_path, ending, there, left):
     assert path.read_bytes().decode() == left + ("50.0,20.0\n" if ending == ".txt" else ROW_LINE)
 
 
-@pytest.mark.parametrize("ending, there", [
-    (ending, there) for ending, table in REFUSED.items() for there in table], ids=lambda text: ascii(text[-25:]))
+@pytest.mark.parametrize(
+    "ending, there",
+    [(ending, there) for ending, table in REFUSED.items() for there in table],
+    ids=lambda text: ascii(text[-25:]),
+)
 def test_a_foreign_file_is_refused_untouched(tmp_path, ending, there):
     path = tmp_path / f"log{ending}"
     path.write_text(there)
@@ -98,8 +130,8 @@ def test_database_has_the_columns_of_the_csv_and_null_where_that_is_empty(tmp_pa
     log.append([ROW, named])  # a plain reading may come twice; (name, n) may not
     with sqlite3.connect(tmp_path / "log.db") as reader:
         assert reader.execute("SELECT * FROM reading ORDER BY time").fetchall() == [
-            ("2026-11-25T09:46:40.000Z", "127.0.0.1", None, 50.0, 20.0, None)] * 2 + [
-            ("2026-11-25T09:46:41.500Z", "fe80::1", "kitchen", 74.3, -5.7, 1763719202123456)]
+            ("2026-11-25T09:46:40.000Z", "127.0.0.1", None, 50.0, 20.0, None)
+        ] * 2 + [("2026-11-25T09:46:41.500Z", "fe80::1", "kitchen", 74.3, -5.7, 1763719202123456)]
         assert reader.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     reader.close()
 

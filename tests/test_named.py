@@ -1,4 +1,5 @@
 """Named sensors: every reading on the log exactly once, on its right time, whatever is away, lost, full or doubled."""
+
 import gzip
 import os
 import re
@@ -15,18 +16,19 @@ from datetime import datetime
 
 import pytest
 
-import delivery
-from conftest import lines, missing, needs, needs_namespaces, send, until
-from datagram import format_ack, format_named, parse, parse_ack
+from dht22.datagram import format_ack, format_named, parse, parse_ack
+from dht22.spool import BOOT, Spool, Waiting
+from tools import lines, missing, needs, needs_namespaces, send, until
 
 HEADER = "time,client,name,humidity,temperature,n\n"
 Row = namedtuple("Row", "time client name reading n")
 
-QUICK = "import delivery; delivery.RESEND = 0.05; delivery.RESEND_MOST = 0.1, 0.1\n"
+QUICK = "from dht22 import delivery; delivery.RESEND = 0.05; delivery.RESEND_MOST = 0.1, 0.1\n"
 
 # A driver whose readings are all told apart, from number `first` on; it notes each, and when by the true clock.
 NUMBERED = """
-import itertools, time, dht_read
+import itertools, time
+from dht22 import sensor as room, spool
 clock = time.time
 
 def open_numbered(sensor, pin, first={first}):
@@ -37,15 +39,17 @@ def open_numbered(sensor, pin, first={first}):
     def read():
         number = next(numbers)
         values = number % 1000 / 10, number // 1000 / 10
-        notes.write(f"{{dht_read.format(*values)}} {{clock():.6f}}\\n")
+        notes.write(f"{{room.format(*values)}} {{clock():.6f}}\\n")
         return values
 
-    return dht_read.Driver("simulated", "its readings are numbered", read, 1, 0.0)
+    return room.Driver("simulated", "its readings are numbered", read, 1, 0.0)
 
-dht_read.DRIVERS["simulated"] = open_numbered
+room.DRIVERS["simulated"] = open_numbered
 """
 A_YEAR_BACK = "import time; true = time.time; time.time = lambda: true() - 365 * 86400\n"
-NO_CLOCK = "import time; started = time.monotonic(); time.time = lambda: time.monotonic() - started\n"
+NO_CLOCK = (
+    "import time; started = time.monotonic(); time.time = lambda: time.monotonic() - started\n"
+)
 
 
 def rows(path):
@@ -53,8 +57,16 @@ def rows(path):
     content = path.read_text() if path.exists() else HEADER
     assert content.startswith(HEADER) and content.endswith("\n")
     fields = [line.split(",") for line in content.splitlines()[1:]]
-    return [Row(datetime.fromisoformat(at[:-1] + "+00:00").timestamp(), client, name, f"{humidity},{temperature}", n)
-            for at, client, name, humidity, temperature, n in fields]
+    return [
+        Row(
+            datetime.fromisoformat(at[:-1] + "+00:00").timestamp(),
+            client,
+            name,
+            f"{humidity},{temperature}",
+            n,
+        )
+        for at, client, name, humidity, temperature, n in fields
+    ]
 
 
 def logged(path):
@@ -84,11 +96,24 @@ def fsync_takes(folder):
 @pytest.fixture
 def sensor(script, tmp_path):
     """Start the client of a named sensor whose readings are numbered; `.read()` is what it has read so far."""
+
     def start(port, *argv, name="kitchen", host="127.0.0.1", first=0, setup="", **keywords):
         notes = tmp_path / f"notes{first}"
-        started = script("client", host, "--port", port, "--driver", "simulated", "--name", name,
-                         "--spool", tmp_path / f"{name}{first}.spool", *argv,
-                         setup=QUICK + NUMBERED.format(first=first, notes=str(notes)) + setup, **keywords)
+        started = script(
+            "client",
+            host,
+            "--port",
+            port,
+            "--driver",
+            "simulated",
+            "--name",
+            name,
+            "--spool",
+            tmp_path / f"{name}{first}.spool",
+            *argv,
+            setup=QUICK + NUMBERED.format(first=first, notes=str(notes)) + setup,
+            **keywords,
+        )
         started.read = lambda: started.out.splitlines()
         return started
 
@@ -97,15 +122,22 @@ def sensor(script, tmp_path):
 
 # The server away, and back
 
+
 @pytest.mark.parametrize("number", [300, pytest.param(2000, marks=pytest.mark.long)])
-def test_what_was_read_while_the_server_was_away_is_delivered_on_its_right_time(sensor, server, tmp_path, number):
+def test_what_was_read_while_the_server_was_away_is_delivered_on_its_right_time(
+    sensor, server, tmp_path, number
+):
     port = free_port()
     before = sensor(port, "--interval", 0.002)
     until(lambda: len(before.read()) >= number // 2)
     assert before.stop() == 0
     assert before.says(r"^(\d+) readings wait in the spool$")[1] == str(len(before.read()))
-    after = sensor(port, "--interval", 0.002, "--count", number - len(before.read()), setup=A_YEAR_BACK)
-    read = until(lambda: len(before.read() + after.read()) == number and before.read() + after.read())
+    after = sensor(
+        port, "--interval", 0.002, "--count", number - len(before.read()), setup=A_YEAR_BACK
+    )
+    read = until(
+        lambda: len(before.read() + after.read()) == number and before.read() + after.read()
+    )
     assert len(set(read)) == number and not (tmp_path / "datalog.csv").exists()
 
     fsync = fsync_takes(tmp_path)
@@ -120,21 +152,34 @@ def test_what_was_read_while_the_server_was_away_is_delivered_on_its_right_time(
     assert [row.reading for row in delivered] == read == lines(tmp_path / "datalog.txt")
     read_at = dict(line.split() for line in lines(tmp_path / "notes0"))
     late = max(abs(row.time - float(read_at[row.reading])) for row in delivered)
-    print(f"{rate:.0f} readings a second, {late * 1000:.0f} ms off their time at most; fsync {fsync * 1000:.2f} ms")
+    print(
+        f"{rate:.0f} readings a second, {late * 1000:.0f} ms off their time at most; fsync {fsync * 1000:.2f} ms"
+    )
     assert late < 0.050
     assert rate >= 200 or fsync >= 0.001
     assert (tmp_path / "kitchen0.spool").read_bytes() == b"", "emptied once all is acknowledged"
 
 
 @pytest.mark.parametrize("clock", ["", A_YEAR_BACK], ids=["right", "wrong"])
-def test_after_a_new_start_of_the_pi_the_time_is_as_right_as_its_clock_which_is_said(sensor, server, tmp_path, clock):
+def test_after_a_new_start_of_the_pi_the_time_is_as_right_as_its_clock_which_is_said(
+    sensor, server, tmp_path, clock
+):
     port = free_port()
-    before = sensor(port, "--interval", 0.01, setup="delivery.BOOT = '0ea-1'\n")
+    before = sensor(port, "--interval", 0.01, setup="spool.BOOT = delivery.BOOT = '0ea-1'\n")
     until(lambda: len(before.read()) >= 20)
     assert before.stop() == 0
-    after = sensor(port, "--interval", 0.01, "--count", 10, setup=clock
-                   + "begun = time.monotonic(); delivery.boottime = lambda: time.monotonic() - begun\n")
-    after.says("^readings wait from before the Pi's last start: their time is right only if its clock was and is$")
+    after = sensor(
+        port,
+        "--interval",
+        0.01,
+        "--count",
+        10,
+        setup=clock
+        + "begun = time.monotonic(); spool.boottime = delivery.boottime = lambda: time.monotonic() - begun\n",
+    )
+    after.says(
+        "^readings wait from before the Pi's last start: their time is right only if its clock was and is$"
+    )
     assert before.err.count("last start") == 0 and after.err.count("last start") == 1
     server("--quiet", port=port)
     assert after.wait() == 0
@@ -144,18 +189,25 @@ def test_after_a_new_start_of_the_pi_the_time_is_as_right_as_its_clock_which_is_
     started = float(read_at[after.read()[0]])  # a moment later, when it first read
     for number, row in enumerate(delivered):
         if clock and number < len(before.read()):
-            assert started - 0.5 < row.time < started, "at this start: that they are older is all that is known"
+            assert started - 0.5 < row.time < started, (
+                "at this start: that they are older is all that is known"
+            )
         else:
             assert abs(row.time - float(read_at[row.reading])) < 0.05
 
 
 # Two clients, a lost spool, a shared one
 
+
 @pytest.mark.parametrize("clock", ["", NO_CLOCK], ids=["good clocks", "no clocks"])
 def test_of_two_clients_with_one_name_none_is_lost_and_it_is_said(sensor, server, tmp_path, clock):
     running = server("--quiet")
-    both = [sensor(running.port, "--interval", 0.005, "--count", 150, first=first, host=host, setup=clock)
-            for first, host in [(0, "127.0.0.1"), (500_000, "::1")]]
+    both = [
+        sensor(
+            running.port, "--interval", 0.005, "--count", 150, first=first, host=host, setup=clock
+        )
+        for first, host in [(0, "127.0.0.1"), (500_000, "::1")]
+    ]
     assert [each.wait() for each in both] == [0, 0]
     times = Counter(logged(tmp_path / "datalog.csv"))
     assert set(times) == set(both[0].read() + both[1].read()) and len(times) == 300
@@ -163,8 +215,13 @@ def test_of_two_clients_with_one_name_none_is_lost_and_it_is_said(sensor, server
     print(f"{doubled} of 300 doubled")
     numbers = [int(row.n) for row in rows(tmp_path / "datalog.csv")]
     assert numbers == sorted(set(numbers)), "n increases, whoever sends"
-    running.says(r"^kitchen comes from (127.0.0.1|::1) and (127.0.0.1|::1) in turn; has each Pi a name of its own\?")
-    assert any("does another client send as kitchen? Give each a name of its own" in each.err for each in both)
+    running.says(
+        r"^kitchen comes from (127.0.0.1|::1) and (127.0.0.1|::1) in turn; has each Pi a name of its own\?"
+    )
+    assert any(
+        "does another client send as kitchen? Give each a name of its own" in each.err
+        for each in both
+    )
     assert all(each.err.count("another client") <= 1 for each in both), "said once"
 
 
@@ -186,40 +243,81 @@ def test_a_spool_that_another_client_has(sensor, tmp_path):
     until(lambda: size(tmp_path / "kitchen0.spool"))
     wanting = sensor(port, "--interval", 0.01)
     assert wanting.wait() == 1
-    assert re.fullmatch(r"client.py: error: cannot use the spool .*/kitchen0.spool \(another .* writes it\); "
-                        r"give another --name or --spool\n", wanting.err)
+    assert re.fullmatch(
+        r"client.py: error: cannot use the spool .*/kitchen0.spool \(another .* writes it\); "
+        r"give another --name or --spool\n",
+        wanting.err,
+    )
     assert wanting.out == "" and having.process.poll() is None
     assert having.stop() == 0
 
 
-@pytest.mark.parametrize("content", [
-    b"buy milk\n", b"buy milk", b"74.3,25.7\n", HEADER.encode(), b"kitchen " + b"0" * 64 + b"\n", b"\n", b"\x89PNG\r\n",
-    b"n,0,1763719202123456\nbuy milk\n", b"buy milk\nn,0,1763719202123456\n"], ids=ascii)
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"buy milk\n",
+        b"buy milk",
+        b"74.3,25.7\n",
+        HEADER.encode(),
+        b"kitchen " + b"0" * 64 + b"\n",
+        b"\n",
+        b"\x89PNG\r\n",
+        b"n,0,1763719202123456\nbuy milk\n",
+        b"buy milk\nn,0,1763719202123456\n",
+    ],
+    ids=ascii,
+)
 def test_a_foreign_file_as_spool_is_refused_untouched(sensor, tmp_path, content):
     (tmp_path / "kitchen0.spool").write_bytes(content)
     client = sensor(10001)
     assert client.wait() == 1
-    assert re.fullmatch(r"client.py: error: cannot use the spool .* \(not a file of ours: .*\); give another .*\n",
-                        client.err)
+    assert re.fullmatch(
+        r"client.py: error: cannot use the spool .* \(not a file of ours: .*\); give another .*\n",
+        client.err,
+    )
     assert (tmp_path / "kitchen0.spool").read_bytes() == content
 
 
 # A spool that cannot be written, a queue past its bound
 
-@pytest.mark.parametrize("mount, why", [("size=4k", "No space left on device"), ("ro", "Read-only file system")])
+
+@pytest.mark.parametrize(
+    "mount, why", [("size=4k", "No space left on device"), ("ro", "Read-only file system")]
+)
 def test_a_spool_on_a_disk_that_is_full_or_read_only(sensor, server, tmp_path, mount, why):
     needs_namespaces()
     (tmp_path / "disk").mkdir()
     port = free_port()
-    client = sensor(port, "--interval", 0.005, "--count", 200, "--spool", "disk/kitchen.spool",
-                    prefix=["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o {mount} tmpfs disk && exec "$@"', "sh"])
-    client.says(rf"^cannot write the spool disk/kitchen.spool \({why}\): what waits is kept in memory only$")
+    client = sensor(
+        port,
+        "--interval",
+        0.005,
+        "--count",
+        200,
+        "--spool",
+        "disk/kitchen.spool",
+        prefix=[
+            "unshare",
+            "-rm",
+            "sh",
+            "-c",
+            f'mount -t tmpfs -o {mount} tmpfs disk && exec "$@"',
+            "sh",
+        ],
+    )
+    client.says(
+        rf"^cannot write the spool disk/kitchen.spool \({why}\): what waits is kept in memory only$"
+    )
     until(lambda: len(client.read()) == 200)
     server("--quiet", port=port)
     assert client.wait() == 0
     assert logged(tmp_path / "datalog.csv") == client.read() == lines(tmp_path / "datalog.txt")
-    failing, again = (client.err.count(line) for line in ("cannot write the spool", "is written again"))
-    assert failing == again + 1 <= 5, "a line a change of state: what is shorter than a reading may fit yet"
+    failing, again = (
+        client.err.count(line) for line in ("cannot write the spool", "is written again")
+    )
+    assert failing == again + 1 <= 5, (
+        "a line a change of state: what is shorter than a reading may fit yet"
+    )
 
 
 def test_a_spool_that_is_given_room_is_written_again(sensor, server, tmp_path):
@@ -227,8 +325,21 @@ def test_a_spool_that_is_given_room_is_written_again(sensor, server, tmp_path):
     needs("nsenter")
     (tmp_path / "disk").mkdir()
     port = free_port()
-    client = sensor(port, "--interval", 0.005, "--spool", "disk/kitchen.spool",
-                    prefix=["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=4k tmpfs disk && exec "$@"', "sh"])
+    client = sensor(
+        port,
+        "--interval",
+        0.005,
+        "--spool",
+        "disk/kitchen.spool",
+        prefix=[
+            "unshare",
+            "-rm",
+            "sh",
+            "-c",
+            'mount -t tmpfs -o size=4k tmpfs disk && exec "$@"',
+            "sh",
+        ],
+    )
     client.says("^cannot write the spool")
     inside = ["nsenter", "-t", str(client.process.pid), "-U", "-m", "--preserve-credentials"]
     subprocess.run([*inside, "mount", "-o", "remount,size=1m", tmp_path / "disk"], check=True)
@@ -237,8 +348,20 @@ def test_a_spool_that_is_given_room_is_written_again(sensor, server, tmp_path):
     try:
         until(lambda: os.readlink(f"/proc/{holder.pid}/exe").endswith("sleep"))
         client.stop(signal.SIGKILL)
-        kept = subprocess.run(["nsenter", "-t", str(holder.pid), "-U", "-m", "--preserve-credentials", "cat",
-                               tmp_path / "disk/kitchen.spool"], check=True, stdout=subprocess.PIPE).stdout
+        kept = subprocess.run(
+            [
+                "nsenter",
+                "-t",
+                str(holder.pid),
+                "-U",
+                "-m",
+                "--preserve-credentials",
+                "cat",
+                tmp_path / "disk/kitchen.spool",
+            ],
+            check=True,
+            stdout=subprocess.PIPE,
+        ).stdout
     finally:
         holder.kill()
         holder.wait()
@@ -248,7 +371,10 @@ def test_a_spool_that_is_given_room_is_written_again(sensor, server, tmp_path):
     assert again.wait() == 0 and running.stop() == 0
     delivered = logged(tmp_path / "datalog.csv")
     assert delivered[-1:] == again.read()
-    assert delivered[:-1] == client.read()[:len(delivered) - 1] and len(delivered) - 1 >= len(client.read()) - 1
+    assert (
+        delivered[:-1] == client.read()[: len(delivered) - 1]
+        and len(delivered) - 1 >= len(client.read()) - 1
+    )
 
 
 def test_past_its_bound_the_queue_drops_the_oldest_and_says_so(sensor, server, tmp_path):
@@ -274,39 +400,55 @@ def test_an_n_is_for_one_reading_only_whatever_is_dropped(sensor, desktop):
 def test_an_n_is_in_the_spool_before_it_is_sent(sensor, desktop, tmp_path):
     port = desktop.getsockname()[1]
     client = sensor(port, "--interval", 0.01, "--count", 20)
-    until(lambda: (tmp_path / "kitchen0.spool").exists() and len(lines(tmp_path / "kitchen0.spool")) >= 20)
+    until(
+        lambda: (
+            (tmp_path / "kitchen0.spool").exists() and len(lines(tmp_path / "kitchen0.spool")) >= 20
+        )
+    )
     seen = set()
     while len(seen) < 20:
         question, peer = desktop.recvfrom(300)
         reading, named = parse(question)
         if named.n not in seen and len(seen) < 19:
             content = lines(tmp_path / "kitchen0.spool")
-            assert re.fullmatch(rf"n,\d+,{named.n}", [line for line in content if line.startswith("n,")][-1])
+            assert re.fullmatch(
+                rf"n,\d+,{named.n}", [line for line in content if line.startswith("n,")][-1]
+            )
         seen.add(named.n)
         desktop.sendto(format_ack("kitchen", named.n, None), peer)
     assert client.wait() == 0
 
 
 def test_a_spool_that_was_rewritten_holds_what_waits_and_the_n_under_way(tmp_path):
-    spool = delivery.Spool(str(tmp_path / "spool"))
-    waiting = [delivery.Waiting(f"{k}.0,20.0", delivery.BOOT, 100.0 + k, 1795600000.0 + k) for k in range(9)]
+    spool = Spool(str(tmp_path / "spool"))
+    waiting = [Waiting(f"{k}.0,20.0", BOOT, 100.0 + k, 1795600000.0 + k) for k in range(9)]
     spool.add(waiting, 10**15)
     spool.rewrite(deque(waiting[4:]), 10**15 + 4)
-    spool.add([delivery.Waiting("9.0,20.0", delivery.BOOT, 109.0, 1795600009.0)], None)
+    spool.add([Waiting("9.0,20.0", BOOT, 109.0, 1795600009.0)], None)
     left, n = spool.load()
-    assert [each.reading for each in left] == [f"{k}.0,20.0" for k in range(4, 10)] and n == 10**15 + 4
+    assert [each.reading for each in left] == [
+        f"{k}.0,20.0" for k in range(4, 10)
+    ] and n == 10**15 + 4
     assert [each.place for each in left] == list(range(6)) and spool.readings == 6
 
 
-@pytest.mark.parametrize("kill", [
-    "old = os.replace; os.replace = lambda *paths: die()",
-    "old = os.replace; os.replace = lambda *paths: (old(*paths), die())",
-    "old = delivery.Spool.rewrite; delivery.Spool.rewrite = lambda *all: (old(*all), die())",
-], ids=["before it is in place", "once in place", "right after"])
+@pytest.mark.parametrize(
+    "kill",
+    [
+        "old = os.replace; os.replace = lambda *paths: die()",
+        "old = os.replace; os.replace = lambda *paths: (old(*paths), die())",
+        "old = spool.Spool.rewrite; spool.Spool.rewrite = lambda *all: (old(*all), die())",
+    ],
+    ids=["before it is in place", "once in place", "right after"],
+)
 def test_killed_while_the_spool_is_rewritten(sensor, server, tmp_path, kill):
     port = free_port()
-    killed = sensor(port, "--interval", 0.002, setup="import os; die = lambda: os.kill(os.getpid(), 9)\n"
-                                                     f"delivery.QUEUE = 50\n{kill}\n")
+    killed = sensor(
+        port,
+        "--interval",
+        0.002,
+        setup=f"import os; die = lambda: os.kill(os.getpid(), 9)\ndelivery.QUEUE = 50\n{kill}\n",
+    )
     assert killed.wait() == -signal.SIGKILL
     read = [line.split()[0] for line in lines(tmp_path / "notes0")]
     assert len(read) > 100, "twice the bound were in the file"
@@ -314,14 +456,20 @@ def test_killed_while_the_spool_is_rewritten(sensor, server, tmp_path, kill):
     again = sensor(port, "--count", 1)
     assert again.wait() == 0
     delivered = logged(tmp_path / "datalog.csv")
-    assert delivered == (read + again.read())[-len(delivered):], "in order, none twice, none missing"
+    assert delivered == (read + again.read())[-len(delivered) :], (
+        "in order, none twice, none missing"
+    )
     assert len(delivered) >= 51
 
 
 def test_a_spool_whose_emptying_fails_keeps_what_comes_after(sensor, server, desktop, tmp_path):
     """The fsync of the emptied file fails; the next reading waits, and the client is killed."""
     spool = tmp_path / "kitchen0.spool"
-    client = sensor(desktop.getsockname()[1], "--interval", 0.5, setup="""
+    client = sensor(
+        desktop.getsockname()[1],
+        "--interval",
+        0.5,
+        setup="""
 import os
 fsync, sizes = os.fsync, [0]
 
@@ -332,7 +480,8 @@ def fail_if_emptied(fd):
     fsync(fd)
 
 os.fsync = fail_if_emptied
-""")
+""",
+    )
     question, peer = desktop.recvfrom(300)
     until(lambda: size(spool))
     first = parse(question)[1]
@@ -348,6 +497,7 @@ os.fsync = fail_if_emptied
 
 # Two addresses
 
+
 def test_an_answer_from_another_address_of_the_desktop_is_taken(sensor, server, tmp_path):
     """Loopback does so by itself: what is sent to 127.0.0.2 is answered from 127.0.0.1."""
     running = server("--quiet")
@@ -355,7 +505,15 @@ def test_an_answer_from_another_address_of_the_desktop_is_taken(sensor, server, 
         sock.settimeout(10)
         sock.sendto(b"50.0,20.0,other,1000000000000001,0.000", ("127.0.0.2", running.port))
         assert sock.recvfrom(300) == (b"ack,other,1000000000000001,", ("127.0.0.1", running.port))
-    client = sensor(running.port, "--interval", 0.01, "--count", 5, host="127.0.0.2", setup="delivery.RESEND = 60\n")
+    client = sensor(
+        running.port,
+        "--interval",
+        0.01,
+        "--count",
+        5,
+        host="127.0.0.2",
+        setup="delivery.RESEND = 60\n",
+    )
     assert client.wait() == 0
     assert logged(tmp_path / "datalog.csv")[1:] == client.read()
 
@@ -386,19 +544,28 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
 def test_a_desktop_that_answers_from_the_other_one_of_its_two_addresses(script, sensor, tmp_path):
     needs_namespaces()
     needs("ip", "nsenter")
-    if subprocess.run(["unshare", "-rn", "ip", "link", "add", "desktop", "type", "veth", "peer", "name", "pi"],
-                      stderr=subprocess.DEVNULL).returncode:
+    if subprocess.run(
+        ["unshare", "-rn", "ip", "link", "add", "desktop", "type", "veth", "peer", "name", "pi"],
+        stderr=subprocess.DEVNULL,
+    ).returncode:
         missing("the right to make networks (unshare -rn, veth)")
     pi = subprocess.Popen(["unshare", "-rn", "sleep", "60"])
     try:
         until(lambda: os.readlink(f"/proc/{pi.pid}/exe").endswith("sleep"))
         there = ["nsenter", "-t", str(pi.pid), "-U", "--preserve-credentials"]
-        desktop = script("server", "--quiet", prefix=[*there, "unshare", "-n", "sh", "-ec",
-                                                      TWO_ADDRESSES.format(pi=pi.pid), "sh"])
+        desktop = script(
+            "server",
+            "--quiet",
+            prefix=[*there, "unshare", "-n", "sh", "-ec", TWO_ADDRESSES.format(pi=pi.pid), "sh"],
+        )
         desktop.says("^listening on ")
-        answers = subprocess.run([*there, "-n", sys.executable, "-c", WHO_ANSWERS], stdout=subprocess.PIPE, check=True)
+        answers = subprocess.run(
+            [*there, "-n", sys.executable, "-c", WHO_ANSWERS], stdout=subprocess.PIPE, check=True
+        )
         assert answers.stdout == b"10.9.8.1\n", "not where the question went"
-        client = sensor(10001, "--interval", 0.01, "--count", 5, host="10.9.8.2", prefix=[*there, "-n"])
+        client = sensor(
+            10001, "--interval", 0.01, "--count", 5, host="10.9.8.2", prefix=[*there, "-n"]
+        )
         assert client.wait() == 0
         assert logged(tmp_path / "datalog.csv")[1:] == client.read()
     finally:
@@ -407,6 +574,7 @@ def test_a_desktop_that_answers_from_the_other_one_of_its_two_addresses(script, 
 
 
 # All is well
+
 
 def test_while_all_is_acknowledged_nothing_is_written(script, desktop, tmp_path):
     needs("strace")
@@ -424,30 +592,51 @@ def test_while_all_is_acknowledged_nothing_is_written(script, desktop, tmp_path)
                 numbers.append(named.n)
                 desktop.sendto(format_ack(named.name, named.n, None), peer)
 
-    calls = ("open,openat,creat,write,writev,pwrite64,fsync,fdatasync,truncate,ftruncate,fallocate,rename,renameat,"
-             "renameat2,unlink,unlinkat,mkdir,link,linkat,sendto")
+    calls = (
+        "open,openat,creat,write,writev,pwrite64,fsync,fdatasync,truncate,ftruncate,fallocate,rename,renameat,"
+        "renameat2,unlink,unlinkat,mkdir,link,linkat,sendto"
+    )
     spool = tmp_path / "kitchen.spool"
     desktop.settimeout(0.1)
     thread = threading.Thread(target=answer)
     thread.start()
     try:
-        client = script("client", "127.0.0.1", "--port", desktop.getsockname()[1], "--driver", "simulated",
-                        "--name", "kitchen", "--interval", 0.001, "--spool", spool,
-                        prefix=["strace", "-D", "-f", "-y", "-o", tmp_path / "trace", "-e", f"trace={calls}"])
+        client = script(
+            "client",
+            "127.0.0.1",
+            "--port",
+            desktop.getsockname()[1],
+            "--driver",
+            "simulated",
+            "--name",
+            "kitchen",
+            "--interval",
+            0.001,
+            "--spool",
+            spool,
+            prefix=["strace", "-D", "-f", "-y", "-o", tmp_path / "trace", "-e", f"trace={calls}"],
+        )
         until(lambda: len(numbers) == 1000, seconds=60)
         trace = (tmp_path / "trace").read_text()
-        until(lambda: size(spool))  # the check below can fail: now that there are no answers, it is written
+        until(
+            lambda: size(spool)
+        )  # the check below can fail: now that there are no answers, it is written
         assert client.stop() == 0
     finally:
         answering = False
         thread.join()
     spooled = until(lambda: "exited with 0" in (text := (tmp_path / "trace").read_text()) and text)
-    assert re.search(rf"write\(\d+<{spool}>", spooled) and re.search(rf"fsync\(\d+<{spool}>", spooled)
+    assert re.search(rf"write\(\d+<{spool}>", spooled) and re.search(
+        rf"fsync\(\d+<{spool}>", spooled
+    )
     assert len(set(numbers)) == 1000
     _start, sendto, running = trace.partition("sendto(")
     assert sendto
-    others = [line for line in running.splitlines()[1:]
-              if not re.search(r"^\d+ +(sendto\(|write\([12]<)|^\d+ +openat\(.*O_RDONLY", line)]
+    others = [
+        line
+        for line in running.splitlines()[1:]
+        if not re.search(r"^\d+ +(sendto\(|write\([12]<)|^\d+ +openat\(.*O_RDONLY", line)
+    ]
     assert others == []
     assert running.count("sendto(") >= 999
 
@@ -455,8 +644,16 @@ def test_while_all_is_acknowledged_nothing_is_written(script, desktop, tmp_path)
 def test_an_answer_that_came_while_the_sensor_was_read_is_taken_first(sensor, desktop, tmp_path):
     """The sensor is read without a pause, and longer than the first timeout."""
     slow = "read = lambda: time.sleep(0.2) or (50.0, 20.0)\n"
-    client = sensor(desktop.getsockname()[1], "--interval", 0, "--count", 6, setup="delivery.RESEND = 0.1\n" + slow
-                    + "dht_read.DRIVERS['simulated'] = lambda *_: dht_read.Driver('simulated', '', read, 1, 0.0)\n")
+    client = sensor(
+        desktop.getsockname()[1],
+        "--interval",
+        0,
+        "--count",
+        6,
+        setup="delivery.RESEND = 0.1\n"
+        + slow
+        + "room.DRIVERS['simulated'] = lambda *_: room.Driver('simulated', '', read, 1, 0.0)\n",
+    )
     first, numbers = time.time(), []
     desktop.settimeout(2)
     with suppress(TimeoutError):
@@ -471,12 +668,17 @@ def test_an_answer_that_came_while_the_sensor_was_read_is_taken_first(sensor, de
 
 def test_an_age_is_that_of_the_moment_when_it_is_sent(sensor, desktop):
     """After a while without an answer the name is resolved anew, which takes its time."""
-    client = sensor(desktop.getsockname()[1], "--interval", 5, setup="""
+    client = sensor(
+        desktop.getsockname()[1],
+        "--interval",
+        5,
+        setup="""
 delivery.SILENCE = 0.3
-import client
-resolve = client.resolve
-client.resolve = lambda *name: time.sleep(0.4) or resolve(*name)
-""")
+from dht22 import link
+resolve = link.resolve
+link.resolve = lambda *name: time.sleep(0.4) or resolve(*name)
+""",
+    )
     read = []
     while len(read) < 10:
         named = parse(desktop.recv(300))[1]
@@ -500,8 +702,11 @@ def test_a_spool_whose_folder_is_gone_is_said(sensor, desktop, tmp_path):
 
 # Recovery
 
-BLOCK = "".join(f"2026-11-21T10:00:02.123Z,192.168.1.7,,{k % 100}.3,25.7,\n"
-                f"2026-11-21T10:00:02.123Z,fe80::1,kitchen,{k % 100}.3,-5.7,1763719%07d{k:02}\n" for k in range(100))
+BLOCK = "".join(
+    f"2026-11-21T10:00:02.123Z,192.168.1.7,,{k % 100}.3,25.7,\n"
+    f"2026-11-21T10:00:02.123Z,fe80::1,kitchen,{k % 100}.3,-5.7,1763719%07d{k:02}\n"
+    for k in range(100)
+)
 
 
 def peak(running):
@@ -538,10 +743,13 @@ def test_a_long_log_is_known_at_once_in_little_memory(server, tmp_path, mebibyte
     print(f"{mebibytes} MiB: ready after {took:.1f} s, {peak(running):.1f} MiB")
     assert took < 10 and peak(running) < 50
     before = size(tmp_path / "datalog.csv")
-    assert ask(running.port, format_named("50.0,20.0", "kitchen", number, 0.0)) == [b"ack,kitchen,%d," % number]
+    assert ask(running.port, format_named("50.0,20.0", "kitchen", number, 0.0)) == [
+        b"ack,kitchen,%d," % number
+    ]
     assert size(tmp_path / "datalog.csv") == before
     assert ask(running.port, format_named("50.0,20.0", "kitchen", number + 1, 0.0)) == [
-        b"ack,kitchen,%d," % (number + 1)]
+        b"ack,kitchen,%d," % (number + 1)
+    ]
     assert running.stop() == 0
     assert "logged 1 + duplicates 1 " in running.err
 
@@ -554,24 +762,38 @@ def test_what_rotation_has_left_is_known_too(server, tmp_path):
     """One name in each file, and a torn one said; whatever stands beside it."""
     header = HEADER.encode()
     torn = gzip.compress(header + b"".join(row("torn", 10**15 + k) for k in range(1, 10_000)))
-    (tmp_path / "datalog.csv").write_bytes(header + row("now", 10**15 + 5) + row("", "") + row("cut", 10**15)[:-5])
-    (tmp_path / "datalog.csv.1").write_bytes(header + row("one", 10**15 + 4) + row("now", 10**15 + 4))
+    (tmp_path / "datalog.csv").write_bytes(
+        header + row("now", 10**15 + 5) + row("", "") + row("cut", 10**15)[:-5]
+    )
+    (tmp_path / "datalog.csv.1").write_bytes(
+        header + row("one", 10**15 + 4) + row("now", 10**15 + 4)
+    )
     (tmp_path / "datalog.csv.2.gz").write_bytes(gzip.compress(header + row("two", 10**15 + 3)))
-    (tmp_path / "datalog.csv-20261121").write_bytes(header + row("dated", 10**15 + 2) + row("dated", 10**15 + 7)[:-4])
-    (tmp_path / "datalog.csv.3.gz").write_bytes(torn[:len(torn) // 2])
+    (tmp_path / "datalog.csv-20261121").write_bytes(
+        header + row("dated", 10**15 + 2) + row("dated", 10**15 + 7)[:-4]
+    )
+    (tmp_path / "datalog.csv.3.gz").write_bytes(torn[: len(torn) // 2])
     (tmp_path / "datalog.csv.4.gz").write_bytes(b"buy milk\n")
     (tmp_path / "datalog.csv.folder").mkdir()
     (tmp_path / "datalog.csv.binary").write_bytes(os.urandom(100_000))
     running = server("--quiet")
     for name in "datalog.csv.3.gz", "datalog.csv.4.gz":
-        running.says(f"^{name}: read as far as it goes .*; duplicates of what is behind are not known$")
+        running.says(
+            f"^{name}: read as far as it goes .*; duplicates of what is behind are not known$"
+        )
     last = {"now": 5, "one": 4, "two": 3, "dated": 2}
     for name, n in last.items():
         assert ask(running.port, format_named("50.0,20.0", name, 10**15 + n, 0.0)) == [
-            b"ack,%s,%d," % (name.encode(), 10**15 + n)]
-    known = int(parse_ack(ask(running.port, format_named("50.0,20.0", "torn", 10**15 + 1, 0.0))[0]).last)
+            b"ack,%s,%d," % (name.encode(), 10**15 + n)
+        ]
+    known = int(
+        parse_ack(ask(running.port, format_named("50.0,20.0", "torn", 10**15 + 1, 0.0))[0]).last
+    )
     assert known > 10**15 + 1, "as far as it goes"
-    assert ask(running.port, format_named("50.0,20.0", "dated", 10**15 + 7, 0.0))[0] == b"ack,dated,1000000000000007,"
+    assert (
+        ask(running.port, format_named("50.0,20.0", "dated", 10**15 + 7, 0.0))[0]
+        == b"ack,dated,1000000000000007,"
+    )
     assert running.stop() == 0
     assert "received 6 = logged 1 + duplicates 5 " in running.err
 
@@ -579,14 +801,19 @@ def test_what_rotation_has_left_is_known_too(server, tmp_path):
 def test_a_neighbour_that_leads_nowhere_does_not_stop_the_server(server, tmp_path):
     (tmp_path / "datalog.csv.latest").symlink_to("removed long ago")
     running = server("--quiet")
-    assert ask(running.port, b"50.0,20.0,kitchen,1000000000000001,0.000") == [b"ack,kitchen,1000000000000001,"]
+    assert ask(running.port, b"50.0,20.0,kitchen,1000000000000001,0.000") == [
+        b"ack,kitchen,1000000000000001,"
+    ]
 
 
 def test_without_a_csv_the_database_knows(server, tmp_path):
     options = "--quiet", "--log", "a.txt", "--log", "a.db"
     running = server(*options)
-    ask(running.port, *(format_named("50.0,20.0", "kitchen", 10**15 + k, 0.0) for k in range(5)),
-        format_named("50.0,20.0", "attic", 10**15, 0.0))
+    ask(
+        running.port,
+        *(format_named("50.0,20.0", "kitchen", 10**15 + k, 0.0) for k in range(5)),
+        format_named("50.0,20.0", "attic", 10**15, 0.0),
+    )
     assert running.stop() == 0
     os.rename(tmp_path / "a.db", tmp_path / "a.db.1")
     running = server(*options)
@@ -596,7 +823,8 @@ def test_without_a_csv_the_database_knows(server, tmp_path):
     for name, last in ("attic", 0), ("kitchen", 5):
         for k in range(last + 1):
             assert ask(running.port, format_named("52.0,20.0", name, 10**15 + k, 0.0)) == [
-                b"ack,%s,%d," % (name.encode(), 10**15 + last)]
+                b"ack,%s,%d," % (name.encode(), 10**15 + last)
+            ]
     assert running.stop() == 0
     assert "logged 0 + duplicates 7 " in running.err
     with sqlite3.connect(tmp_path / "a.db") as reader:
@@ -610,17 +838,34 @@ def test_with_a_text_log_only_that_duplicates_are_forgotten_is_said_once(server)
     ask(running.port, b"50.0,20.0,kitchen,1000000000000001,0.000")
     ask(running.port, b"50.0,20.0,kitchen,1000000000000002,0.000")
     assert running.stop() == 0
-    assert running.err.count("without a .csv or .db log, duplicates are known only until this server stops\n") == 1
+    assert (
+        running.err.count(
+            "without a .csv or .db log, duplicates are known only until this server stops\n"
+        )
+        == 1
+    )
 
 
 def test_of_too_many_names_the_latest_are_known_and_the_others_refused(server, tmp_path):
-    (tmp_path / "datalog.csv").write_bytes(HEADER.encode() + b"".join(row(f"s{k}", 10**15 + k) for k in range(20_000))
-                                          + row("s9999", 10**15 + 20_000))
+    (tmp_path / "datalog.csv").write_bytes(
+        HEADER.encode()
+        + b"".join(row(f"s{k}", 10**15 + k) for k in range(20_000))
+        + row("s9999", 10**15 + 20_000)
+    )
     running = server("--quiet")
     before = size(tmp_path / "datalog.csv")
-    questions = [format_named("50.0,20.0", f"s{k}", 10**15 + k, 0.0) for k in (0, 9_999, 10_000, 10_001, 19_999)]
+    questions = [
+        format_named("50.0,20.0", f"s{k}", 10**15 + k, 0.0)
+        for k in (0, 9_999, 10_000, 10_001, 19_999)
+    ]
     assert ask(running.port, *questions) == [
-        b"ack,s9999,1000000000020000,", b"ack,s10001,1000000000010001,", b"ack,s19999,1000000000019999,"]
+        b"ack,s9999,1000000000020000,",
+        b"ack,s10001,1000000000010001,",
+        b"ack,s19999,1000000000019999,",
+    ]
     assert running.stop() == 0
     assert size(tmp_path / "datalog.csv") == before
-    assert "duplicates 3 + refused 2 " in running.err and "\nrefused 2: too many names\n" in running.err
+    assert (
+        "duplicates 3 + refused 2 " in running.err
+        and "\nrefused 2: too many names\n" in running.err
+    )

@@ -1,4 +1,5 @@
 """What the README shows is run here, and what it lists is what the scripts know."""
+
 import os
 import re
 import shutil
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from conftest import ROOT, lines
+from tools import ROOT, lines
 
 README = (ROOT / "README.md").read_text()
 SCRIPTS = ["server", "client", "dht_read", "report"]
@@ -21,12 +22,21 @@ def block(heading):
 def test_try_it_ends_with_readings_in_the_logs(tmp_path):
     for path in ROOT.glob("*.py"):
         shutil.copy(path, tmp_path)
+    shutil.copytree(ROOT / "dht22", tmp_path / "dht22")
     python = tmp_path / "bin" / "python3"
     python.parent.mkdir()
     python.symlink_to(sys.executable)
     environment = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", block("Try it")], cwd=tmp_path, env=environment, timeout=60,
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        ["bash", "-c", block("Try it")],
+        cwd=tmp_path,
+        env=environment,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert done.returncode == 0
     readings = lines(tmp_path / "datalog.txt")
     assert len(readings) == 5
@@ -48,7 +58,7 @@ def test_test_it_is_what_ci_runs():
 def test_options_in_the_readme_are_those_of_help(script, name):
     running = script(name, "--help")
     assert running.wait() == 0
-    section = README[README.index("## Options"):README.index("## Formats")]
+    section = README[README.index("## Options") : README.index("## Formats")]
     table = re.search(rf"^\| `{name}\.py.*?\n\n", section, re.MULTILINE | re.DOTALL)[0]
     listed = set(re.findall(r"`(--[a-z-]+)", table)) | {"--help", "--version"}
     assert listed == set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", running.out, re.MULTILINE))

@@ -2,6 +2,7 @@
 
 The sensor and the Pi around it are in dht22sim; single answers get lost there now and then, as in life.
 """
+
 import os
 import random
 import re
@@ -12,15 +13,28 @@ from pathlib import Path
 
 import pytest
 
-from conftest import lines, missing, needs, needs_namespaces, until
+from tools import lines, missing, needs, needs_namespaces, until
 
 SIM = Path(__file__).parent / "dht22sim"
 # --use-pep517: pip before 23.1 does not pass the option on without it. --no-cache-dir: later builds would get this one.
-PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--use-pep517", "--no-cache-dir", "--no-deps",
-       "--config-settings=--build-option=--force-pi2", "Adafruit_DHT==1.4.0", "--target"]
+PIP = [
+    sys.executable,
+    "-m",
+    "pip",
+    "install",
+    "--quiet",
+    "--use-pep517",
+    "--no-cache-dir",
+    "--no-deps",
+    "--config-settings=--build-option=--force-pi2",
+    "Adafruit_DHT==1.4.0",
+    "--target",
+]
 PI_3 = "processor\t: 0\n\nHardware\t: BCM2835\nRevision\t: a02082\n"
-PI_3_64_BIT = PI_3.replace("Hardware\t: BCM2835\n", "")  # kernels since the end of 2023: raspberrypi/linux#5690
-HASTE = "import client, dht_read; client.MIN_INTERVAL = dht_read.MIN_INTERVAL = 0"
+PI_3_64_BIT = PI_3.replace(
+    "Hardware\t: BCM2835\n", ""
+)  # kernels since the end of 2023: raspberrypi/linux#5690
+HASTE = "import client; from dht22 import sensor; client.MIN_INTERVAL = sensor.MIN_INTERVAL = 0"
 CLIENT = "client", "127.0.0.1", "--driver", "adafruit", "--port"
 
 
@@ -40,13 +54,17 @@ def built(tmp_path_factory):
     build = subprocess.run([*PIP, folder], env=environment, stderr=subprocess.PIPE, text=True)
     if build.returncode:
         missing(f"what it takes to build Adafruit_DHT ({build.stderr.strip()})")
-    subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-o", folder / "dht22sim", SIM / "dht22sim.c"], check=True)
+    subprocess.run(
+        ["gcc", "-O2", "-Wall", "-Wextra", "-o", folder / "dht22sim", SIM / "dht22sim.c"],
+        check=True,
+    )
     return folder
 
 
 @pytest.fixture
 def pi(built, script, tmp_path):
     """Start scripts as on a Raspberry Pi with a DHT22; `weather` gives it the answers to come."""
+
     def start(name, *argv, cpuinfo=PI_3, pin=11, **keywords):
         (tmp_path / "cpuinfo").write_text(cpuinfo)
         prefix = ["unshare", "-rm", SIM / "run.sh", built / "dht22sim", tmp_path, str(pin)]
@@ -58,6 +76,7 @@ def pi(built, script, tmp_path):
 @pytest.fixture
 def weather(tmp_path):
     """Append lines to the sensor's schedule: `ok 743 257`; each start signal takes one, the last one stays."""
+
     def append(*answers):
         with open(tmp_path / "schedule", "a") as schedule:
             schedule.write("\n".join(answers) + "\n")
@@ -67,8 +86,12 @@ def weather(tmp_path):
 
 def states(client):
     """Return the client's changes of state, F for failing and R for reading again, and the failed polls of each R."""
-    found = re.findall(r"^(no reading: |reading again, after (\d+) failed)", client.err, re.MULTILINE)
-    return "".join("R" if failed else "F" for _, failed in found), [int(failed) for _, failed in found if failed]
+    found = re.findall(
+        r"^(no reading: |reading again, after (\d+) failed)", client.err, re.MULTILINE
+    )
+    return "".join("R" if failed else "F" for _, failed in found), [
+        int(failed) for _, failed in found if failed
+    ]
 
 
 def test_readings_arrive(pi, weather, server, tmp_path):
@@ -91,14 +114,18 @@ def test_no_answer_and_damaged_ones_are_said_once(pi, weather, server, tmp_path)
     assert set(lines(log)) <= {"74.3,25.7", "48.9,-3.7"}
     assert lines(log).count("74.3,25.7") <= 2  # no more were measured
     changes, failed = states(client)
-    assert changes == "FR" * len(failed), client.err  # more than once if the good answers get lost by chance
+    assert changes == "FR" * len(failed), (
+        client.err
+    )  # more than once if the good answers get lost by chance
     assert max(failed, default=0) > 1, client.err
 
 
 def poll(rng, reading):
     """Return the answers to a poll: most are good, some at the second try, some never, some all zeros."""
-    return rng.choices([[f"ok {reading}"], [f"bad {reading}", f"ok {reading}"], ["dead 0 0"] * 3, ["ok 0 0"]],
-                       [12, 4, 3, 1])[0]
+    return rng.choices(
+        [[f"ok {reading}"], [f"bad {reading}", f"ok {reading}"], ["dead 0 0"] * 3, ["ok 0 0"]],
+        [12, 4, 3, 1],
+    )[0]
 
 
 @pytest.mark.parametrize("polls", [12, pytest.param(200, marks=pytest.mark.long)])
@@ -112,8 +139,11 @@ def test_every_value_sent_is_true(pi, weather, server, tmp_path, polls):
     until(lambda: "99.9,-39.9" in lines(log), "the last reading", 60 + 2 * polls)
     assert client.stop() == 0
     sent = [reading for reading in lines(log) if reading != "99.9,-39.9"]
-    true = [f"{int(humidity) / 10},{int(temperature) / 10}" for mode, humidity, temperature in map(str.split, answers)
-            if mode == "ok" and humidity != "0"]
+    true = [
+        f"{int(humidity) / 10},{int(temperature) / 10}"
+        for mode, humidity, temperature in map(str.split, answers)
+        if mode == "ok" and humidity != "0"
+    ]
     truth = iter(true)
     assert all(reading in truth for reading in sent), sent
     assert len(sent) >= len(true) / 2
@@ -132,4 +162,7 @@ def test_dht_read_without_answer(pi, weather):
     check = pi("dht_read", "--driver", "adafruit", setup=HASTE)
     assert check.wait() == 1
     assert check.out == ""
-    assert re.search(r"^no reading: .*GPIO11", check.err, re.MULTILINE) and "Traceback" not in check.err
+    assert (
+        re.search(r"^no reading: .*GPIO11", check.err, re.MULTILINE)
+        and "Traceback" not in check.err
+    )

@@ -1,4 +1,5 @@
 """The sensor as the field knows it, against fakes of what stands at the edge: packages, pins and the clock."""
+
 import random
 import re
 import sys
@@ -7,7 +8,8 @@ import types
 import pytest
 
 import dht_read
-from dht_read import Driver, NoDriver, NoReading, Sensor
+from dht22 import sensor as room
+from dht22.sensor import Driver, NoDriver, NoReading, Sensor
 
 
 class Clock:
@@ -26,7 +28,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(dht_read, "time", clock)
+    monkeypatch.setattr(room, "time", clock)
     return clock
 
 
@@ -38,7 +40,7 @@ class Playing:
         self.values = iter(values)
         self.asked = []
         self.takes = takes
-        self.driver = Driver("fake", "", self.read, tries, dht_read.MIN_INTERVAL)
+        self.driver = Driver("fake", "", self.read, tries, room.MIN_INTERVAL)
 
     def read(self):
         self.asked.append(self.clock.now)
@@ -63,23 +65,26 @@ def readings(sensor, polls, interval=2.0):
 A, B, NEAR, FAR = (50.0, 20.0), (50.4, 20.1), (70.0, 25.0), (25.0, 10.0)
 
 
-@pytest.mark.parametrize("values, polled", [
-    ([A, B, B], ["50.4,20.1", "50.4,20.1"]),  # the first is confirmed by the next
-    ([A, NEAR], ["70.0,25.0"]),  # agrees: 20 % and 5 °C
-    ([A, None, B], ["50.4,20.1"]),  # a failed one counts
-    ([FAR, A, B], ["50.4,20.1"]),  # a glitch as the very first
-    ([A, None, None, B, B], [None, "50.4,20.1"]),
-    ([A, FAR, (99.0, -9.0), B, B], [None, "50.4,20.1"]),  # no two agree
-    ([None, A, B], [None, "50.4,20.1"]),
-    ([A, A, FAR, A, A], ["50.0,20.0", "50.0,20.0", "50.0,20.0"]),  # a glitch
-    ([A, A, FAR, FAR, FAR], ["50.0,20.0", "25.0,10.0", "25.0,10.0"]),  # a step
-    ([A, A, (0.0, 0.0), A], ["50.0,20.0", None, "50.0,20.0"]),
-    ([A, A, (0.04, -0.04), A], ["50.0,20.0", None, "50.0,20.0"]),
-    ([A, A, (3303.0, 20.0), A], ["50.0,20.0", None, "50.0,20.0"]),
-    ([A, A, (float("nan"), 20.0), A], ["50.0,20.0", None, "50.0,20.0"]),
-    ([(0.0, 5.0), (0.0, 5.0)], ["0.0,5.0"]),
-    ([(5.0, 0.0), (5.0, 0.0)], ["5.0,0.0"]),
-])
+@pytest.mark.parametrize(
+    "values, polled",
+    [
+        ([A, B, B], ["50.4,20.1", "50.4,20.1"]),  # the first is confirmed by the next
+        ([A, NEAR], ["70.0,25.0"]),  # agrees: 20 % and 5 °C
+        ([A, None, B], ["50.4,20.1"]),  # a failed one counts
+        ([FAR, A, B], ["50.4,20.1"]),  # a glitch as the very first
+        ([A, None, None, B, B], [None, "50.4,20.1"]),
+        ([A, FAR, (99.0, -9.0), B, B], [None, "50.4,20.1"]),  # no two agree
+        ([None, A, B], [None, "50.4,20.1"]),
+        ([A, A, FAR, A, A], ["50.0,20.0", "50.0,20.0", "50.0,20.0"]),  # a glitch
+        ([A, A, FAR, FAR, FAR], ["50.0,20.0", "25.0,10.0", "25.0,10.0"]),  # a step
+        ([A, A, (0.0, 0.0), A], ["50.0,20.0", None, "50.0,20.0"]),
+        ([A, A, (0.04, -0.04), A], ["50.0,20.0", None, "50.0,20.0"]),
+        ([A, A, (3303.0, 20.0), A], ["50.0,20.0", None, "50.0,20.0"]),
+        ([A, A, (float("nan"), 20.0), A], ["50.0,20.0", None, "50.0,20.0"]),
+        ([(0.0, 5.0), (0.0, 5.0)], ["0.0,5.0"]),
+        ([(5.0, 0.0), (5.0, 0.0)], ["5.0,0.0"]),
+    ],
+)
 def test_what_is_sent(clock, values, polled):
     assert readings(Sensor(Playing(clock, values).driver), len(polled)) == polled
 
@@ -94,9 +99,17 @@ def test_glitches_are_not_sent_and_steps_are_kept(clock):
     glitches = 0
 
     def glitch(humidity, temperature):
-        return dice.choice([(humidity / 2, temperature / 2), (min(humidity * 2, 99), temperature * 2), (0.0, 0.0),
-                            (3303.0, 20.0), (humidity, -45.0), (humidity, temperature + 25.6),
-                            (humidity - 25.6, temperature)])
+        return dice.choice(
+            [
+                (humidity / 2, temperature / 2),
+                (min(humidity * 2, 99), temperature * 2),
+                (0.0, 0.0),
+                (3303.0, 20.0),
+                (humidity, -45.0),
+                (humidity, temperature + 25.6),
+                (humidity - 25.6, temperature),
+            ]
+        )
 
     def read():
         nonlocal failing, glitches
@@ -108,7 +121,7 @@ def test_glitches_are_not_sent_and_steps_are_kept(clock):
             truth.setdefault(poll, None)
             return glitch(humidity, temperature)
         now = round(humidity + dice.gauss(0, 0.1), 1), round(temperature + dice.gauss(0, 0.1), 1)
-        truth[poll] = dht_read.format(*now)
+        truth[poll] = room.format(*now)
         return now
 
     sensor = Sensor(Driver("fake", "", read, 1, 2.0))
@@ -190,7 +203,9 @@ def circuitpython(monkeypatch):
         def exit(self):
             calls.append(("exit",))
 
-    monkeypatch.setitem(sys.modules, "adafruit_dht", Recording("adafruit_dht", calls, DHT22=DHT22, DHT11=DHT22))
+    monkeypatch.setitem(
+        sys.modules, "adafruit_dht", Recording("adafruit_dht", calls, DHT22=DHT22, DHT11=DHT22)
+    )
     monkeypatch.setitem(sys.modules, "board", Recording("board", calls, D11="pin 11", D4="pin 4"))
     return calls
 
@@ -212,74 +227,87 @@ def adafruit(monkeypatch):
 def iio(monkeypatch, tmp_path):
     (tmp_path / "iio:device0").mkdir()
     (tmp_path / "iio:device0" / "name").write_text("dht11@b\n")
-    monkeypatch.setattr(dht_read, "IIO_DEVICES", str(tmp_path / "iio:device*"))
+    monkeypatch.setattr(room, "IIO_DEVICES", str(tmp_path / "iio:device*"))
     return tmp_path / "iio:device0"
 
 
 def test_auto_takes_the_first_that_can_be_used(iio, adafruit, circuitpython, monkeypatch):
-    assert dht_read.open_driver("auto", "DHT22", 11).name == "iio"
+    assert room.open_driver("auto", "DHT22", 11).name == "iio"
     (iio / "name").unlink()
-    assert dht_read.open_driver("auto", "DHT22", 11).name == "adafruit"
+    assert room.open_driver("auto", "DHT22", 11).name == "adafruit"
     monkeypatch.setitem(sys.modules, "Adafruit_DHT", None)
-    assert dht_read.open_driver("auto", "DHT22", 11).name == "circuitpython"
+    assert room.open_driver("auto", "DHT22", 11).name == "circuitpython"
     monkeypatch.setitem(sys.modules, "adafruit_dht", None)
-    with pytest.raises(NoDriver, match="iio: .*; adafruit: .*; circuitpython: .*sudo dtoverlay dht11 gpiopin=11"):
-        dht_read.open_driver("auto", "DHT22", 11)
+    with pytest.raises(
+        NoDriver, match="iio: .*; adafruit: .*; circuitpython: .*sudo dtoverlay dht11 gpiopin=11"
+    ):
+        room.open_driver("auto", "DHT22", 11)
 
 
 def test_an_explicit_driver_never_falls_back(iio, circuitpython):
     with pytest.raises(NoDriver, match="^adafruit: Adafruit_DHT is not installed"):
-        dht_read.open_driver("adafruit", "DHT22", 11)
+        room.open_driver("adafruit", "DHT22", 11)
 
 
 def test_circuitpython_has_one_object_and_leaves_it(circuitpython, clock):
-    sensor = Sensor(dht_read.open_driver("circuitpython", "AM2302", 11))
+    sensor = Sensor(room.open_driver("circuitpython", "AM2302", 11))
     assert readings(sensor, 3) == ["50.0,20.0"] * 3
     sensor.close()
     assert circuitpython == [("DHT22", "pin 11", False), ("exit",)]
 
 
-@pytest.mark.parametrize("error", [NotImplementedError("Board not supported"), RuntimeError("Cannot determine SOC"),
-                                   ValueError("no such pin"), Exception("'GPIO busy'")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotImplementedError("Board not supported"),
+        RuntimeError("Cannot determine SOC"),
+        ValueError("no such pin"),
+        Exception("'GPIO busy'"),
+    ],
+)
 def test_what_blinka_raises_is_one_line(circuitpython, monkeypatch, error):
     def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(sys.modules["adafruit_dht"], "DHT22", fail)
     with pytest.raises(NoDriver, match=f"^circuitpython: adafruit_dht: {error}"):
-        dht_read.open_driver("circuitpython", "DHT22", 11)
+        room.open_driver("circuitpython", "DHT22", 11)
     with pytest.raises(NoDriver, match="no attribute 'D5'"):
-        dht_read.open_driver("circuitpython", "DHT22", 5)
+        room.open_driver("circuitpython", "DHT22", 5)
 
 
 def test_what_blinka_raises_as_it_reads_is_no_reading(circuitpython, clock, monkeypatch):
     def busy(device):
         raise Exception("'GPIO busy'")  # lgpio.error is of no other kind
 
-    sensor = Sensor(dht_read.open_driver("circuitpython", "DHT22", 11))
+    sensor = Sensor(room.open_driver("circuitpython", "DHT22", 11))
     monkeypatch.setattr(sys.modules["adafruit_dht"].DHT22, "humidity", property(busy))
     with pytest.raises(NoReading, match="^'GPIO busy'$"):
         sensor.read()
 
 
 @pytest.mark.parametrize("gpiomem", [True, False])
-def test_adafruit_on_a_platform_that_it_does_not_know(adafruit, clock, monkeypatch, tmp_path, gpiomem):
+def test_adafruit_on_a_platform_that_it_does_not_know(
+    adafruit, clock, monkeypatch, tmp_path, gpiomem
+):
     def get_platform():
         raise RuntimeError("Unknown platform.")
 
     adafruit.__path__ = []
     adafruit.Raspberry_Pi_2 = "the explicit one"
-    monkeypatch.setitem(sys.modules, "Adafruit_DHT.common", Recording("common", [], get_platform=get_platform))
-    monkeypatch.setattr(dht_read, "GPIOMEM", str(tmp_path if gpiomem else tmp_path / "none"))
+    monkeypatch.setitem(
+        sys.modules, "Adafruit_DHT.common", Recording("common", [], get_platform=get_platform)
+    )
+    monkeypatch.setattr(room, "GPIOMEM", str(tmp_path if gpiomem else tmp_path / "none"))
     if not gpiomem:
         with pytest.raises(NoDriver, match="Unknown platform"):
-            dht_read.open_driver("adafruit", "DHT22", 11)
+            room.open_driver("adafruit", "DHT22", 11)
         return
-    assert Sensor(dht_read.open_driver("adafruit", "DHT22", 11)).read() == "65.2,25.0"
+    assert Sensor(room.open_driver("adafruit", "DHT22", 11)).read() == "65.2,25.0"
     assert set(adafruit.calls) == {(22, 11, 3, "the explicit one")}
 
 
-FAKE_GPIO = '''
+FAKE_GPIO = """
 import time
 BCM, OUT, HIGH, LOW = "BCM", "OUT", "HIGH", "LOW"
 start = time.monotonic()
@@ -290,8 +318,8 @@ def setmode(mode): note("mode", mode)
 def setup(pin, direction, initial): note("setup", pin, direction, initial)
 def output(pin, level): note("output", pin, level)
 def cleanup(pin): note("cleanup", pin)
-'''
-SCALED = "import dht_read; dht_read.MIN_INTERVAL = 0.2; dht_read.OFF = 0.5"
+"""
+SCALED = "from dht22 import sensor; sensor.MIN_INTERVAL = 0.2; sensor.OFF = 0.5"
 
 
 @pytest.fixture
@@ -300,7 +328,7 @@ def hung(tmp_path):
     (tmp_path / "fake" / "RPi").mkdir(parents=True)
     (tmp_path / "fake" / "RPi" / "__init__.py").touch()
     (tmp_path / "fake" / "RPi" / "GPIO.py").write_text(FAKE_GPIO)
-    (tmp_path / "fake" / "Adafruit_DHT.py").write_text('''
+    (tmp_path / "fake" / "Adafruit_DHT.py").write_text("""
 DHT22 = 22
 def read_retry(*args, **keywords):
     try:
@@ -308,33 +336,64 @@ def read_retry(*args, **keywords):
     except OSError:
         off = 0
     return (50.0, 20.0) if off else (None, None)
-''')
+""")
     return tmp_path / "fake"
 
 
 def test_a_hung_sensor_is_switched_off_and_on(script, tmp_path, hung):
-    running = script("client", "127.0.0.1", "--driver", "adafruit", "--interval", 0.2, "--power-pin", 4,
-                     setup=SCALED, path=[hung])
+    running = script(
+        "client",
+        "127.0.0.1",
+        "--driver",
+        "adafruit",
+        "--interval",
+        0.2,
+        "--power-pin",
+        4,
+        setup=SCALED,
+        path=[hung],
+    )
     running.says("^5 polls failed: switching the sensor off and on$")
     running.says("^reading again, after 5 failed$")
     assert running.stop() == 0
     calls = [line.split(" ", 1) for line in (tmp_path / "gpio").read_text().splitlines()]
     assert [call for _, call in calls] == [
-        "warnings False", "mode BCM", "setup 4 OUT LOW", "output 4 HIGH", "output 4 LOW", "output 4 HIGH", "cleanup 4"]
+        "warnings False",
+        "mode BCM",
+        "setup 4 OUT LOW",
+        "output 4 HIGH",
+        "output 4 LOW",
+        "output 4 HIGH",
+        "cleanup 4",
+    ]
     off, on = float(calls[4][0]), float(calls[5][0])
     assert on - off >= 0.5
 
 
 def test_without_a_power_pin_the_remedy_is_said_once(script, hung):
-    running = script("client", "127.0.0.1", "--driver", "adafruit", "--interval", 0.2, setup=SCALED, path=[hung])
-    running.says("^5 polls failed: if the sensor hangs, take its power away for .* s; --power-pin does that$")
+    running = script(
+        "client", "127.0.0.1", "--driver", "adafruit", "--interval", 0.2, setup=SCALED, path=[hung]
+    )
+    running.says(
+        "^5 polls failed: if the sensor hangs, take its power away for .* s; --power-pin does that$"
+    )
     assert running.stop() == 0
     assert running.err.count("polls failed") == 1
 
 
 def test_gpio_is_cleaned_up_when_stopped_while_switched_off(script, tmp_path, hung):
-    running = script("client", "127.0.0.1", "--driver", "adafruit", "--interval", 0.2, "--power-pin", 4,
-                     setup=SCALED.replace("0.5", "60"), path=[hung])
+    running = script(
+        "client",
+        "127.0.0.1",
+        "--driver",
+        "adafruit",
+        "--interval",
+        0.2,
+        "--power-pin",
+        4,
+        setup=SCALED.replace("0.5", "60"),
+        path=[hung],
+    )
     running.says("switching the sensor off and on")
     assert running.stop() == 0
     assert (tmp_path / "gpio").read_text().endswith(" cleanup 4\n")
@@ -347,17 +406,20 @@ def test_power_pin_without_the_package(script):
     assert re.fullmatch(error, running.err)
 
 
-@pytest.mark.parametrize("failure, hint", [
-    ("try 1: no answer on GPIO11, or a damaged one, 3 times", "no answer: look at power (3V3)"),
-    ("try 1: no answer on GPIO11, or a damaged one, 3 times", "damaged answers: the pull-up"),
-    ("try 1: [Errno 110] Connection timed out", "no answer: look at power (3V3)"),
-    ("try 1: [Errno 5] Input/output error", "damaged answers: the pull-up"),
-    ("try 1: Checksum did not validate. Try again.", "damaged answers: the pull-up"),
-    ("try 1: DHT sensor not found, check wiring", "no answer: look at power (3V3)"),
-    ("try 1: Error accessing GPIO.", "permission: sudo usermod -aG gpio"),
-    ("try 1: [Errno 13] Permission denied: '/sys/...'", "permission: sudo usermod -aG gpio"),
-    ("try 1: Unknown platform.", "sudo dtoverlay dht11 gpiopin=11 now"),
-])
+@pytest.mark.parametrize(
+    "failure, hint",
+    [
+        ("try 1: no answer on GPIO11, or a damaged one, 3 times", "no answer: look at power (3V3)"),
+        ("try 1: no answer on GPIO11, or a damaged one, 3 times", "damaged answers: the pull-up"),
+        ("try 1: [Errno 110] Connection timed out", "no answer: look at power (3V3)"),
+        ("try 1: [Errno 5] Input/output error", "damaged answers: the pull-up"),
+        ("try 1: Checksum did not validate. Try again.", "damaged answers: the pull-up"),
+        ("try 1: DHT sensor not found, check wiring", "no answer: look at power (3V3)"),
+        ("try 1: Error accessing GPIO.", "permission: sudo usermod -aG gpio"),
+        ("try 1: [Errno 13] Permission denied: '/sys/...'", "permission: sudo usermod -aG gpio"),
+        ("try 1: Unknown platform.", "sudo dtoverlay dht11 gpiopin=11 now"),
+    ],
+)
 def test_dht_read_tells_a_beginner_what_to_look_at(failure, hint):
     assert any(hint in line for line in dht_read.hints(failure))
 
@@ -377,18 +439,37 @@ MACHINES = {  # sys_platform, platform_machine: is Adafruit_DHT installed there?
 def test_requirements_are_for_32_bit_raspberry_pi_os(machine, installed):
     from packaging.requirements import Requirement
 
-    from conftest import ROOT
+    from tools import ROOT
+
     wanted = [Requirement(line) for line in (ROOT / "requirements.txt").read_text().splitlines()]
     assert [each.name for each in wanted] == ["Adafruit_DHT", "RPi.GPIO"]
     for each in wanted:
-        assert each.marker.evaluate({"sys_platform": machine[0], "platform_machine": machine[1]}) == installed
+        assert (
+            each.marker.evaluate({"sys_platform": machine[0], "platform_machine": machine[1]})
+            == installed
+        )
 
 
 def test_requirements_install_nothing_on_a_desktop(tmp_path):
     import subprocess
 
-    from conftest import ROOT
-    done = subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--target", tmp_path / "there", "-r",
-                           ROOT / "requirements.txt"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    from tools import ROOT
+
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--target",
+            tmp_path / "there",
+            "-r",
+            ROOT / "requirements.txt",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "there").exists() or not list((tmp_path / "there").iterdir())

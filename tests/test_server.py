@@ -1,4 +1,5 @@
 """The server as its users meet it: started wrongly, stopped, started again, its terminal closed."""
+
 import os
 import re
 import signal
@@ -8,7 +9,7 @@ import subprocess
 
 import pytest
 
-from conftest import lines, needs_namespaces, send, until
+from tools import lines, needs_namespaces, send, until
 
 STAMPED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z,127\.0\.0\.1,,74\.3,25\.7,")
 
@@ -23,8 +24,10 @@ def test_logs_text_and_csv_and_prints(server, tmp_path):
     assert len(rows) == 2 and all(STAMPED.fullmatch(row) for row in rows)
     assert re.fullmatch(r"(\d\d:\d\d:\d\d 127\.0\.0\.1 74\.3,25\.7\n){2}", running.out)
     assert re.search(r"^on the Pi: python3 client.py \S+ --port \d+$", running.err, re.MULTILINE)
-    assert running.err.endswith("received 2 = logged 2 + duplicates 0 + refused 0 + overflowed 0; dropped 0\n"
-                                "127.0.0.1: 2 readings\n")
+    assert running.err.endswith(
+        "received 2 = logged 2 + duplicates 0 + refused 0 + overflowed 0; dropped 0\n"
+        "127.0.0.1: 2 readings\n"
+    )
 
 
 def test_count_is_exact_when_more_arrive(server, tmp_path):
@@ -45,10 +48,14 @@ def test_stops_with_whole_lines_and_appends_when_started_again(server, tmp_path,
     assert len(lines(tmp_path / "datalog.csv")) == 3
 
 
-def test_a_client_goes_on_when_the_server_is_back_and_each_address_is_told_apart(script, server, tmp_path):
+def test_a_client_goes_on_when_the_server_is_back_and_each_address_is_told_apart(
+    script, server, tmp_path
+):
     first = server()
-    clients = [script("client", host, "--port", first.port, "--driver", "simulated", "--interval", 0.05)
-               for host in ("127.0.0.1", "::1")]
+    clients = [
+        script("client", host, "--port", first.port, "--driver", "simulated", "--interval", 0.05)
+        for host in ("127.0.0.1", "::1")
+    ]
     third = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     third.bind(("127.0.0.2", 0))
     third.sendto(b"33.3,3.3", ("127.0.0.1", first.port))
@@ -73,21 +80,32 @@ def test_a_client_goes_on_when_the_server_is_back_and_each_address_is_told_apart
     third.close()
 
 
-@pytest.mark.parametrize("argv, code, error", [
-    (["--port", "70000"], 2, "'70000' is no port"),
-    (["--port", "http"], 2, "'http' is no port"),
-    (["--log", "datalog.json"], 2, "'datalog.json' does not end in .txt, .db, .csv"),
-    (["--log", "a.txt", "--log", "b.txt"], 2, "two logs end alike"),
-    (["--count", "0"], 2, "'0' is no count"),
-    (["--logs", "a.txt"], 2, "unrecognized arguments"),
-    (["--host", "192.0.2.99", "--port", "0"], 1, "cannot listen on 192.0.2.99"),
-    (["--host", "no.such.host.invalid"], 1, "cannot listen on no.such.host.invalid"),
-    (["--host", "x" * 70], 1, "cannot listen on xxx"),
-    (["--port", "0", "--log", "missing/a.txt"], 1, "cannot log to missing/a.txt (No such file or directory)"),
-    (["--port", "0", "--log", "folder.txt"], 1, "cannot log to folder.txt (Is a directory)"),
-    (["--port", "0", "--log", "notes.txt"], 1, "cannot log to notes.txt (not a file of ours"),
-    (["--port", "0", "--log", "other.csv"], 1, "cannot log to other.csv (its first line is not time,client"),
-])
+@pytest.mark.parametrize(
+    "argv, code, error",
+    [
+        (["--port", "70000"], 2, "'70000' is no port"),
+        (["--port", "http"], 2, "'http' is no port"),
+        (["--log", "datalog.json"], 2, "'datalog.json' does not end in .txt, .db, .csv"),
+        (["--log", "a.txt", "--log", "b.txt"], 2, "two logs end alike"),
+        (["--count", "0"], 2, "'0' is no count"),
+        (["--logs", "a.txt"], 2, "unrecognized arguments"),
+        (["--host", "192.0.2.99", "--port", "0"], 1, "cannot listen on 192.0.2.99"),
+        (["--host", "no.such.host.invalid"], 1, "cannot listen on no.such.host.invalid"),
+        (["--host", "x" * 70], 1, "cannot listen on xxx"),
+        (
+            ["--port", "0", "--log", "missing/a.txt"],
+            1,
+            "cannot log to missing/a.txt (No such file or directory)",
+        ),
+        (["--port", "0", "--log", "folder.txt"], 1, "cannot log to folder.txt (Is a directory)"),
+        (["--port", "0", "--log", "notes.txt"], 1, "cannot log to notes.txt (not a file of ours"),
+        (
+            ["--port", "0", "--log", "other.csv"],
+            1,
+            "cannot log to other.csv (its first line is not time,client",
+        ),
+    ],
+)
 def test_an_error_is_one_line(script, tmp_path, argv, code, error):
     (tmp_path / "folder.txt").mkdir()
     (tmp_path / "notes.txt").write_text("buy milk\ncall the lab\n")
@@ -107,10 +125,16 @@ def test_a_log_that_must_not_be_written(script, tmp_path):
     if os.geteuid() == 0:  # who may write everything
         needs_namespaces()
         mount = f"mount --bind {log} {log} && mount -o remount,bind,ro {log}"
-        prefix, reason = ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh"], "Read-only file system"
+        prefix, reason = (
+            ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh"],
+            "Read-only file system",
+        )
     running = script("server", "--port", 0, "--log", log, prefix=prefix)
     assert running.wait() == 1
-    assert running.err == f"server.py: error: cannot log to {log} ({reason}); give another file as --log\n"
+    assert (
+        running.err
+        == f"server.py: error: cannot log to {log} ({reason}); give another file as --log\n"
+    )
     assert log.read_text() == "1.0,1.0\n"
 
 
@@ -119,8 +143,10 @@ def test_a_second_server_on_the_port_refuses_to_start(script, server, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     second = script("server", "--port", first.port, "--log", "elsewhere/a.txt")
     assert second.wait() == 1
-    assert second.err == (f"server.py: error: cannot listen on port {first.port} (Address already in use); "
-                          "is another server running? give another --port\n")
+    assert second.err == (
+        f"server.py: error: cannot listen on port {first.port} (Address already in use); "
+        "is another server running? give another --port\n"
+    )
     assert not (tmp_path / "elsewhere" / "a.txt").exists()
 
 
@@ -147,7 +173,9 @@ def test_logging_goes_on_without_a_reader_of_stdout(server, tmp_path):
     with open(reading) as pipe:
         printed = pipe.read().splitlines(keepends=True)
     assert 1000 < len(printed) < 6000
-    assert all(line.endswith(" 127.0.0.1 50.0,20.0\n") for line in printed), "what is printed is whole lines"
+    assert all(line.endswith(" 127.0.0.1 50.0,20.0\n") for line in printed), (
+        "what is printed is whole lines"
+    )
 
 
 def test_logging_goes_on_without_a_reader_of_stderr(script, tmp_path):

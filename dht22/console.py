@@ -1,4 +1,5 @@
 """What the scripts share at the terminal: options, errors of one line, and printing that never waits."""
+
 from __future__ import annotations
 
 import argparse
@@ -9,10 +10,12 @@ import select
 import sys
 from contextlib import suppress
 
-from datagram import PORT, VERSION
+from dht22.datagram import PORT, VERSION
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # here and in what the Pi runs: to import typing costs a tenth of the client's memory
+if (
+    TYPE_CHECKING
+):  # here and in what the Pi runs: to import typing costs a tenth of the client's memory
     from typing import NoReturn, TextIO
 
 NAME = re.compile("[A-Za-z0-9._-]{1,32}")
@@ -24,8 +27,12 @@ class Parser(argparse.ArgumentParser):
     """A parser whose manual is the script's docstring and whose error is one line."""
 
     def __init__(self, prog: str, manual: str | None) -> None:
-        super().__init__(prog=prog, description=manual, allow_abbrev=False,
-                         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100))
+        super().__init__(
+            prog=prog,
+            description=manual,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100),
+        )
         self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
 
     def error(self, message: str) -> NoReturn:
@@ -39,7 +46,9 @@ class Parser(argparse.ArgumentParser):
 def port(text: str) -> int:
     """Convert `text` to a UDP port, 0 to 65535."""
     if not text.isascii() or not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port (0 to 65535; the usual one is {PORT})")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no port (0 to 65535; the usual one is {PORT})"
+        )
     return int(text)
 
 
@@ -77,7 +86,9 @@ def read_keys(path: str) -> dict[str, bytes]:
         for number, line in enumerate(file.read(1 << 24).splitlines(), 1):
             match = KEY.fullmatch(line)
             if not match or match[1].decode() in keys:
-                raise OSError(errno.EINVAL, f"line {number} is no `name key`, or a name's second one")
+                raise OSError(
+                    errno.EINVAL, f"line {number} is no `name key`, or a name's second one"
+                )
             keys[match[1].decode()] = bytes.fromhex(match[2].decode())
     if not keys:
         raise OSError(errno.EINVAL, "it is empty")
@@ -102,14 +113,16 @@ class Screen:
         """Write `lines`; leave out what its reader has no room for, and everything once it is gone."""
         rest = lines.encode("utf-8", "backslashreplace")
         fd, own = self.fd, False
-        if self.terminal:  # it polls writable with room for one byte: a way of our own, which may be O_NONBLOCK
+        if (
+            self.terminal
+        ):  # it polls writable with room for one byte: a way of our own, which may be O_NONBLOCK
             with suppress(OSError):
                 fd = os.open(self.terminal, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
                 own = True
         try:
             while rest and fd >= 0 and writable(fd):
                 whole = rest.rfind(b"\n", 0, CHUNK) + 1 or CHUNK
-                rest = rest[os.write(fd, rest[:whole]):]
+                rest = rest[os.write(fd, rest[:whole]) :]
         except BlockingIOError:
             pass
         except OSError:

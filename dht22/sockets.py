@@ -1,4 +1,5 @@
 """Sockets for datagrams, of the server and the client."""
+
 from __future__ import annotations
 
 import errno
@@ -13,7 +14,9 @@ SO_MEMINFO, DROPS = 55, 8  # Linux 4.12: nine counters of a socket, the last of 
 
 def resolve(host: str, port: int) -> tuple[int, tuple[object, ...]]:
     """Return the family, IPv4 or IPv6, and the address of `host`; raise OSError, socket.gaierror for a name."""
-    name = host.encode("ascii") if host.isascii() else host  # str would import the tables of IDNA: a megabyte
+    name = (
+        host.encode("ascii") if host.isascii() else host
+    )  # str would import the tables of IDNA: a megabyte
     try:
         family, _, _, _, address = socket.getaddrinfo(name, port, type=socket.SOCK_DGRAM)[0]
     except UnicodeError:  # a label of more than 63 characters, or none
@@ -25,7 +28,9 @@ def drops(sock: socket.socket) -> int | None:
     """Return how many datagrams the kernel has dropped at this socket, None where it does not tell."""
     try:
         if sys.platform.startswith("linux"):
-            return int(struct.unpack("9I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[DROPS])
+            return int(
+                struct.unpack("9I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[DROPS]
+            )
     except (OSError, struct.error):  # a kernel before 4.12
         pass
     return None

@@ -1,12 +1,13 @@
 """The wire, in one place: readings and acknowledgements as datagrams, in ASCII.
 
-    humidity,temperature                     a plain reading
-    humidity,temperature,name,n,age[,mac]    one of a named sensor, signed or not
-    ack,name,last,interval[,mac]             the answer to it
+humidity,temperature                     a plain reading
+humidity,temperature,name,n,age[,mac]    one of a named sensor, signed or not
+ack,name,last,interval[,mac]             the answer to it
 
-    >>> parse(b"74.30000305175781, 25.700000762939453\\n")
-    ('74.3,25.7', None)
+>>> parse(b"74.30000305175781, 25.700000762939453\\n")
+('74.3,25.7', None)
 """
+
 from __future__ import annotations
 
 import re
@@ -25,9 +26,21 @@ NUMBER = rb"[ \t]*(-?[0-9]{1,3}(?:\.[0-9]{1,20})?)[ \t]*"
 NAME = rb"[ \t]*([A-Za-z0-9._-]{1,32})[ \t]*"
 MAC = rb"(?:,[ \t]*([0-9a-f]{32})[ \t]*)?(?:\r?\n)?"
 READING = re.compile(NUMBER + b"," + NUMBER + rb"(?:\r?\n)?")
-NAMED = re.compile(b",".join([NUMBER, NUMBER, NAME, rb"[ \t]*([1-8][0-9]{15})[ \t]*",
-                              rb"[ \t]*([0-9]{1,9}\.[0-9]{3})[ \t]*"]) + MAC)
-ACK = re.compile(b"[ \t]*ack[ \t]*," + NAME + rb",[ \t]*([0-9]{16})[ \t]*,[ \t]*([0-9]{0,5})[ \t]*" + MAC)
+NAMED = re.compile(
+    b",".join(
+        [
+            NUMBER,
+            NUMBER,
+            NAME,
+            rb"[ \t]*([1-8][0-9]{15})[ \t]*",
+            rb"[ \t]*([0-9]{1,9}\.[0-9]{3})[ \t]*",
+        ]
+    )
+    + MAC
+)
+ACK = re.compile(
+    b"[ \t]*ack[ \t]*," + NAME + rb",[ \t]*([0-9]{16})[ \t]*,[ \t]*([0-9]{0,5})[ \t]*" + MAC
+)
 # Most readings arrive just as they are logged: this spares them the arithmetic.
 AS_LOGGED = re.compile(rb"[1-9]?[0-9]\.[0-9],(?:[1-7]?[0-9]|-[1-9]|-[1-3][0-9])\.[0-9]")
 
@@ -62,7 +75,9 @@ def parse(datagram: bytes) -> tuple[str, Named | None]:
     match = NAMED.fullmatch(datagram)
     if match:
         humidity, temperature, name, n, age, mac = match.groups()
-        return format(float(humidity), float(temperature)), Named(name.decode("ascii"), int(n), float(age), mac)
+        return format(float(humidity), float(temperature)), Named(
+            name.decode("ascii"), int(n), float(age), mac
+        )
     match = READING.fullmatch(datagram)
     if match is None:
         raise ValueError("not a reading")
@@ -71,13 +86,22 @@ def parse(datagram: bytes) -> tuple[str, Named | None]:
 
 def format_named(reading: str, name: str, n: int, age: float, key: bytes | None = None) -> bytes:
     """Return a named sensor's reading as it is sent, signed if there is a key; age in seconds, 0 to 10^9."""
-    return sign(f"{reading},{name},{n},{min(max(age, 0.0), 999_999_999.0):.3f}".encode("ascii"), key)
+    return sign(
+        f"{reading},{name},{n},{min(max(age, 0.0), 999_999_999.0):.3f}".encode("ascii"), key
+    )
 
 
-def format_ack(name: str, last: int, interval: int | None, question: bytes | None = None, key: bytes | None = None
-               ) -> bytes:
+def format_ack(
+    name: str,
+    last: int,
+    interval: int | None,
+    question: bytes | None = None,
+    key: bytes | None = None,
+) -> bytes:
     """Return the answer to a reading whose mac is `question`; it is never longer than that, by construction."""
-    return sign(f"ack,{name},{last},{'' if interval is None else interval}".encode("ascii"), key, question)
+    return sign(
+        f"ack,{name},{last},{'' if interval is None else interval}".encode("ascii"), key, question
+    )
 
 
 def parse_ack(datagram: bytes) -> Ack:

@@ -1,4 +1,5 @@
 """Files of lines that are trusted for years: logs and spool."""
+
 from __future__ import annotations
 
 import errno
@@ -8,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from io import FileIO
 
-from datagram import LIMIT
+from dht22.datagram import LIMIT
 
 try:
     import fcntl
@@ -27,8 +28,15 @@ LINE = 2 * LIMIT  # bytes; no line of ours is longer
 class LineFile:
     """A file that is only appended to, whole lines at a time, and made anew after it was renamed or removed."""
 
-    def __init__(self, path: str, warn: Warn, header: bytes, is_ours: Callable[[bytes], object],
-                 whole: re.Pattern[bytes], torn: re.Pattern[bytes]) -> None:
+    def __init__(
+        self,
+        path: str,
+        warn: Warn,
+        header: bytes,
+        is_ours: Callable[[bytes], object],
+        whole: re.Pattern[bytes],
+        torn: re.Pattern[bytes],
+    ) -> None:
         self.path = path
         self.warn = warn
         self.header = header
@@ -92,7 +100,7 @@ class LineFile:
         rest = memoryview(lines if self.before else self.header + lines)
         try:
             while rest:
-                rest = rest[self.file.write(rest):]
+                rest = rest[self.file.write(rest) :]
         except OSError:
             self.fail()
             raise
@@ -112,7 +120,9 @@ class LineFile:
         """Put what was appended on the disk; raise OSError, and the last append is undone, if that fails."""
         try:
             os.fsync(self.file.fileno())
-        except OSError:  # Linux drops the pages then: trying again without writing again would lose them
+        except (
+            OSError
+        ):  # Linux drops the pages then: trying again without writing again would lose them
             self.fail()
             raise
 

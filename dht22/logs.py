@@ -8,6 +8,7 @@ Each has `append(rows)`, which makes the rows readable, and `flush()`, which put
 OSError, and have then undone what they began: append the same rows again, and no line is torn, none doubled.
 Those that know who sent a reading have `last()`: the highest n of each name, in rotated files too.
 """
+
 from __future__ import annotations
 
 import errno
@@ -27,8 +28,8 @@ from operator import itemgetter
 from typing import Union
 from urllib.parse import quote
 
-from datagram import parse
-from linefile import LINE, LineFile, Warn, lock, was_moved
+from dht22.datagram import parse
+from dht22.linefile import LINE, LineFile, Warn, lock, was_moved
 
 # time (seconds since 1970), client (IP address), name, reading, n; name and n are empty for a plain reading
 Row = tuple[float, str, str, str, str]
@@ -38,11 +39,15 @@ READING = rb"[0-9]{1,3}\.[0-9],-?[0-9]{1,2}\.[0-9]"
 TEXT_WHOLE = re.compile(READING)
 TEXT_TORN = re.compile(rb"-?[0-9]{0,3}(\.[0-9]{0,20})?(,(-?[0-9]{0,3}(\.[0-9]{0,20})?)?)?")
 CSV_HEADER = b"time,client,name,humidity,temperature,n\n"
-CSV_WHOLE = re.compile(rb"[0-9T:.-]{23}Z,[0-9a-f:.]{2,45},(,%b,|[A-Za-z0-9._-]{1,32},%b,[0-9]{16})"
-                       % (READING, READING))
+CSV_WHOLE = re.compile(
+    rb"[0-9T:.-]{23}Z,[0-9a-f:.]{2,45},(,%b,|[A-Za-z0-9._-]{1,32},%b,[0-9]{16})"
+    % (READING, READING)
+)
 CSV_NAMED = re.compile(rb"Z,[^,\n]*,([A-Za-z0-9._-]{1,32}),[0-9.]+,[0-9.-]+,([0-9]{16})\n")
-CSV_TORN = re.compile(rb"[0-9TZ:.-]{0,24}(,[0-9a-f:.]{0,45}(,[A-Za-z0-9._-]{0,32}"
-                      rb"(,[0-9.]{0,5}(,[0-9.-]{0,5}(,[0-9]{0,16})?)?)?)?)?")
+CSV_TORN = re.compile(
+    rb"[0-9TZ:.-]{0,24}(,[0-9a-f:.]{0,45}(,[A-Za-z0-9._-]{0,32}"
+    rb"(,[0-9.]{0,5}(,[0-9.-]{0,5}(,[0-9]{0,16})?)?)?)?)?"
+)
 DB_COLUMNS = ["time", "client", "name", "humidity", "temperature", "n"]
 
 
@@ -92,12 +97,20 @@ class CsvLog:
             except (OSError, EOFError, zlib.error) as error:
                 if path == self.path:
                     raise
-                self.warn(f"{path}: read as far as it goes ({error}); duplicates of what is behind are not known")
+                self.warn(
+                    f"{path}: read as far as it goes ({error}); duplicates of what is behind are not known"
+                )
         return found
 
     def append(self, rows: Sequence[Row]) -> None:
-        self.file.append("".join([f"{rfc3339(time)},{client},{name},{reading},{n}\n"
-                                  for time, client, name, reading, n in rows]).encode("ascii"))
+        self.file.append(
+            "".join(
+                [
+                    f"{rfc3339(time)},{client},{name},{reading},{n}\n"
+                    for time, client, name, reading, n in rows
+                ]
+            ).encode("ascii")
+        )
 
 
 def rotated(path: str) -> list[str]:
@@ -139,7 +152,9 @@ class DbLog:
         self.warn = warn
         # SQLite's own locks would let a second server in. This file stays open: closing it would end those.
         self.file = open(path, "a+b")  # noqa: SIM115
-        if sys.platform.startswith("linux"):  # elsewhere the two kinds of lock are one, and SQLite is locked out
+        if sys.platform.startswith(
+            "linux"
+        ):  # elsewhere the two kinds of lock are one, and SQLite is locked out
             lock(self.file)
         self.file.seek(0)
         if self.file.read(16) not in (b"", b"SQLite format 3\0"):
@@ -150,9 +165,13 @@ class DbLog:
                 columns = [row[1] for row in execute("PRAGMA table_info(reading)")]
                 if columns != DB_COLUMNS and execute("SELECT 1 FROM sqlite_master").fetchone():
                     raise OSError(errno.EINVAL, "a database, but not one of readings")
-                execute("CREATE TABLE IF NOT EXISTS reading (time TEXT NOT NULL, client TEXT NOT NULL, name TEXT,"
-                        " humidity REAL NOT NULL, temperature REAL NOT NULL, n INTEGER, UNIQUE (name, n))")
-                execute("PRAGMA user_version = 1")  # a write: what it cannot write, SQLite opens for reading only
+                execute(
+                    "CREATE TABLE IF NOT EXISTS reading (time TEXT NOT NULL, client TEXT NOT NULL, name TEXT,"
+                    " humidity REAL NOT NULL, temperature REAL NOT NULL, n INTEGER, UNIQUE (name, n))"
+                )
+                execute(
+                    "PRAGMA user_version = 1"
+                )  # a write: what it cannot write, SQLite opens for reading only
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = FULL")
             # What a killed predecessor committed, and did not flush, counts from now on.
@@ -175,11 +194,18 @@ class DbLog:
 
     def append(self, rows: Sequence[Row]) -> None:
         if was_moved(self.path, self.file):
-            raise OSError(errno.ENOENT, "renamed or removed under way; a .db is rotated with the server stopped")
+            raise OSError(
+                errno.ENOENT,
+                "renamed or removed under way; a .db is rotated with the server stopped",
+            )
         with self.transaction():
             self.connection.executemany(
                 "INSERT OR IGNORE INTO reading VALUES (?, ?, nullif(?, ''), ?, ?, nullif(?, ''))",
-                [(rfc3339(time), client, name, *reading.split(","), n) for time, client, name, reading, n in rows])
+                [
+                    (rfc3339(time), client, name, *reading.split(","), n)
+                    for time, client, name, reading, n in rows
+                ],
+            )
 
     def flush(self) -> None:
         pass
@@ -187,11 +213,16 @@ class DbLog:
     def last(self) -> dict[str, int]:
         found: dict[str, int] = {}
         for path in [*rotated(self.path), self.path]:
-            query = "mode=ro" if path == self.path else "immutable=1"  # which leaves no files beside a rotated one
+            query = (
+                "mode=ro" if path == self.path else "immutable=1"
+            )  # which leaves no files beside a rotated one
             try:
-                with closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?{query}", uri=True)) as connection:
+                with closing(
+                    sqlite3.connect(f"file:{quote(os.fsencode(path))}?{query}", uri=True)
+                ) as connection:
                     for name, n in connection.execute(
-                            "SELECT name, max(n) FROM reading WHERE name IS NOT NULL GROUP BY name ORDER BY max(n)"):
+                        "SELECT name, max(n) FROM reading WHERE name IS NOT NULL GROUP BY name ORDER BY max(n)"
+                    ):
                         remember(found, name, n)
             except sqlite3.Error as error:
                 if path == self.path:
@@ -201,4 +232,8 @@ class DbLog:
 
 
 Log = Union[TextLog, CsvLog, DbLog]
-LOGS: dict[str, type[Log]] = {".txt": TextLog, ".db": DbLog, ".csv": CsvLog}  # in the order in which they are written
+LOGS: dict[str, type[Log]] = {
+    ".txt": TextLog,
+    ".db": DbLog,
+    ".csv": CsvLog,
+}  # in the order in which they are written

@@ -1,0 +1,1 @@
+"""The rooms behind the scripts: README.md names each."""

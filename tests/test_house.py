@@ -1,0 +1,42 @@
+"""The house: scripts at the top, rooms in dht22/, and arrows that run down only."""
+
+import ast
+
+import pytest
+
+from tools import ROOT
+
+SCRIPTS = {path.stem: path for path in ROOT.glob("*.py")}
+ROOMS = {path.stem: path for path in ROOT.glob("dht22/*.py") if path.stem != "__init__"}
+
+
+def imported(path):
+    """Return the scripts and rooms that a file imports, anywhere in it, for types too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        found |= {part for name in names for part in name.split(".")[:2]}
+    return found
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_imports_no_other_script(script):
+    assert not imported(SCRIPTS[script]) & SCRIPTS.keys()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_no_script(room):
+    assert not imported(ROOMS[room]) & SCRIPTS.keys()
+
+
+def test_arrows_run_down_only():
+    above = {room: imported(path) & ROOMS.keys() for room, path in ROOMS.items()}
+    while above:
+        lowest = {room for room, needs in above.items() if not needs & above.keys()}
+        assert lowest, f"these import each other: {sorted(above)}"
+        above = {room: needs for room, needs in above.items() if room not in lowest}
