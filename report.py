@@ -1,198 +1,108 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.9"
-# dependencies = ["pandas>=1.5", "matplotlib>=3.6"]
+# dependencies = ["pandas>=1.1.5", "matplotlib>=3.3"]
 # ///
-"""Look at a log: the figures of each sensor, and a picture.
+"""Look at logs: the figures of each sensor, and a picture.
 
-    $ python3 report.py --plot report.png
+    $ python3 report.py --every 1d --plot report.png
     attic
         readings: 1,365
-                           min  mean   max  std
-        humidity (%)     43.30 53.30 58.80 5.45
-        temperature (°C)  6.90 17.02 23.20 3.51
-        dew point (°C)   -0.62  7.33 10.38 1.70
+                            min   mean    max    std
+        humidity (%)      43.30  53.30  58.80   5.45
+        temperature (°C)   6.90  17.02  23.20   3.51
+        dew point (°C)    -0.62   7.33  10.38   1.70
         suspicious: 1
         from 2026-11-21T00:00:20.002Z to 2026-11-21T23:59:20.021Z, usually every 60.0 s
         gaps: 1, readings missing: 75
-        from 2026-11-21T03:09:20.007Z to 2026-11-21T04:25:20.063Z             1:16:00         75 missing
+        from 2026-11-21T03:09:20.007Z to 2026-11-21T04:25:20.063Z: 1:16:00, 75 missing
+
+                                        humidity (%)        temperature (°C)    dew point (°C)
+        from        readings  arrived   min   mean   max     min   mean   max     min   mean   max
+        2026-11-21     1,365   94.7 %  43.3  53.30  58.8    6.9  17.02  23.2   -0.6   7.33  10.4
 
     kitchen
         readings: 1,365
-                           min  mean   max  std
-        humidity (%)     46.10 49.67 94.00 4.59
-        temperature (°C) 20.20 21.05 22.90 0.58
-        dew point (°C)    8.48 10.08 20.29 1.71
+                            min   mean    max    std
+        humidity (%)      46.10  49.67  94.00   4.59
+        temperature (°C)  20.20  21.05  22.90   0.58
+        dew point (°C)     8.48  10.08  20.29   1.71
         suspicious: 1
         from 2026-11-21T00:00:00.008Z to 2026-11-21T23:59:00.002Z, usually every 60.0 s
         gaps: 1, readings missing: 75
-        from 2026-11-21T03:09:00.073Z to 2026-11-21T04:25:00.067Z             1:16:00         75 missing
+        from 2026-11-21T03:09:00.073Z to 2026-11-21T04:25:00.067Z: 1:16:00, 75 missing
 
-A named sensor goes by its name, a plain one by its address. Times are in UTC, as in the log. The interval is the
-median; a gap is more than 2.5 of it, and the five longest are listed. Suspicious is a reading far from the median
-of the 15 around it: counted, marked in the picture, never removed. std is the sample standard deviation, the dew
-point that over water. Doubled rows are used once, lines that are no rows are skipped: said on stderr.
+                                        humidity (%)        temperature (°C)    dew point (°C)
+        from        readings  arrived   min   mean   max     min   mean   max     min   mean   max
+        2026-11-21     1,365   94.7 %  46.1  49.67  94.0   20.2  21.05  22.9    8.5  10.08  20.3
 
-Needs pandas and matplotlib: `uv run report.py` and `pipx run ./report.py` bring them along. Exit code: 0 = done,
-1 = no reading or no pandas, 2 = usage.
+    $ python3 report.py --last
+    attic    2026-11-21T23:59:20.021Z   57.9,14.1   0:00:40 ago, usually every 60.0 s
+    kitchen  2026-11-21T23:59:00.002Z   46.6,20.6   0:01:00 ago, usually every 60.0 s
+
+Any number of logs, of any age, in any order: `report.py datalog.csv*` takes rotated and packed
+ones (.gz, .xz, .bz2) too. A row that stands in two of them is used once: a named sensor's by its
+name and n, a plain one if all of it stands in another file. Lines that are no rows are skipped.
+Both are reported on stderr. A .txt log has neither times nor names: it gives figures only.
+
+A named sensor goes by its name, a plain one by its address. Times are in UTC, as in the log;
+--local shows them in the time zone of this computer. The interval is the median; a gap is more
+than 2.5 of it, and the five longest are listed. Suspicious is a reading far from the median of
+the 15 around it: counted, marked in the picture, never removed. std is the sample standard
+deviation, the dew point is that over water. Arrived is the share of the readings that the
+interval promises, between the sensor's own first and last one.
+
+--last is for cron and monitoring: a sensor is silent when its latest reading is older than 5 of its
+intervals and a minute, and then the exit code is 1.
+
+Needs pandas, and for a picture matplotlib: sudo apt install python3-pandas python3-matplotlib, or
+`uv run report.py` or `pipx run ./report.py`, which bring them along; --last needs neither.
+Exit code: 0 = done, 1 = no reading, no pandas, or a silent sensor, 2 = usage.
 """
 
 import json
 import os
 import re
-import sqlite3
 import sys
-from argparse import ArgumentTypeError
-from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
-from io import BytesIO
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Optional
 
-from dht22.console import Parser, say
-from dht22.datagram import parse
-from dht22.logs import TEXT_WHOLE
+from dht22 import readings
+from dht22.console import Parser
+from dht22.figures import UNITS, UTC, Zone, examine, latest, spans, stamp, summary
+from dht22.picture import draw
+from dht22.readings import Log, Unreadable, read
 
-if TYPE_CHECKING:  # imported where they are used: --help needs neither
-    from matplotlib.figure import Figure
-    from pandas import DataFrame, Series
+if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
+    from pandas import DataFrame
 
-COLUMNS = ["time", "client", "name", "humidity", "temperature", "n"]
-HEADER = ",".join(COLUMNS).encode()
-# Only a named sensor's row ends with an n. Whether the day exists and the reading is one is checked apart.
-ROW = re.compile(
-    rb"((?:19|20)[0-9]{2}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}\.[0-9]{3})Z,"
-    rb"[0-9A-Fa-f:.]+,([A-Za-z0-9._-]{1,32})?,([^,]+,[^,]+),(?(2)[1-8][0-9]{15})(?:\r?\n)?"
-)
-ROWS = """SELECT time || ',' || client || ',' || ifnull(name, '') || ',' || humidity || ',' || temperature || ','
-          || ifnull(n, '') || char(10) FROM reading"""
-
-UNITS = {
-    "humidity": "humidity (%)",
-    "temperature": "temperature (°C)",
-    "dew_point": "dew point (°C)",
-}
-FIGURES = ["min", "mean", "max", "std"]
-MAGNUS = (
-    17.62,
-    243.12,
-)  # over water, -45 to 60 °C; Sonntag 1990, in the WMO's Guide to Instruments (No. 8)
-GAP = 2.5  # intervals
-SAID = 5  # lines skipped, and gaps of a sensor, the longest first; the rest is a number
-
-# Suspicious is what a Hampel filter (Davies and Gather 1993) would replace. 3.5 scaled MADs are usual for one look
-# (Iglewicz and Hoaglin 1993); 15 readings estimate the spread roughly, and we look at each reading: hence 5.
-WINDOW = 15  # readings; a step in the middle moves their median along
-THRESHOLD = 5 * 1.4826  # MADs; 1.4826 of them are a standard deviation where the noise is normal
-ACCURACY = {
-    "humidity": 2.0,
-    "temperature": 0.5,
-}  # DHT22 datasheet; closer to the median is never suspicious
-
-COLOURS = [
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-]  # Okabe and Ito 2008; legible on paper
-MARKERS = "os^Dv"  # for who sees no colours; noise would fill the blanks of a dashed line
-LEGEND = 14  # sensors named; with more the lines cannot be told apart anyway
+LONGEST_GAPS = 5  # listed, of each sensor
+PATIENCE = 2  # seconds
 
 
-def check(line: bytes, ending: str) -> None:
-    """Raise ValueError with the reason unless `line` is one of a log with this ending."""
-    if ending == ".txt":
-        reading = line
-        if not line.endswith(b"\n") and not TEXT_WHOLE.fullmatch(line):
-            raise ValueError("torn")
-        if line.count(b",") != 1:  # parse() takes a named reading as well
-            raise ValueError("not a plain reading")
-    else:
-        row = ROW.fullmatch(line)
-        if not row:
-            raise ValueError("not a row as the server writes it")
-        datetime.fromisoformat(row[1].decode())
-        reading = row[3]
-    parse(reading)
+def number(value: Optional[float], decimals: int = 2) -> str:
+    """Return a figure as text, `-` where there is none."""
+    return "-" if value is None else f"{value:.{decimals}f}"
 
 
-def dew_point(humidity: "Series", temperature: "Series") -> "Series":
-    """Return the dew point in °C by the Magnus formula; dry air, 0 %, has none."""
-    import numpy
-
-    b, c = MAGNUS
-    gamma = numpy.log(humidity.where(humidity > 0) / 100) + b * temperature / (c + temperature)
-    return c * gamma / (b - gamma)
+def length(seconds: float) -> str:
+    """Return a length of time as `1 day, 9:21:00`."""
+    return str(timedelta(seconds=round(seconds)))
 
 
-def suspicious(readings: "Series", accuracy: float) -> "Series":
-    """Tell which readings are further from the median of their neighbours than noise explains."""
-    deviation = (readings - readings.rolling(WINDOW, center=True, min_periods=1).median()).abs()
-    mad = deviation.rolling(WINDOW, center=True, min_periods=1).median()
-    return deviation > (THRESHOLD * mad).clip(lower=accuracy)
-
-
-def examine(readings: "DataFrame") -> "DataFrame":
-    """Return the readings of one sensor, sorted by time, with what there is to say of each in new columns."""
-    readings = readings.sort_values("time")
-    seconds = readings.time.diff().dt.total_seconds()
-    interval = seconds.dropna().median()
-    return readings.assign(
-        seconds=seconds,
-        gap=(seconds > GAP * interval) & (interval > 0),
-        dew_point=dew_point(readings.humidity, readings.temperature),
-        **{
-            f"suspicious_{quantity}": suspicious(readings[quantity], accuracy)
-            for quantity, accuracy in ACCURACY.items()
-        },
-    )
-
-
-def rfc3339(time: Any) -> str:
-    """Return `time` as it stands in the log."""
-    return str(time.isoformat(timespec="milliseconds")) + "Z"
-
-
-def summary(readings: "DataFrame") -> dict[str, Any]:
-    """Return the figures of one sensor's examined readings, ready for JSON; a log without times has only those."""
-    timed = readings.time.notna().all()
-    interval = readings.seconds.dropna().median()
-    gaps = readings.assign(before=readings.time.shift())[readings.gap]
-    return {
-        "readings": len(readings),
-        "first": rfc3339(readings.time.min()) if timed else None,
-        "last": rfc3339(readings.time.max()) if timed else None,
-        "interval": interval if timed and len(readings) > 1 else None,
-        "gaps": [
-            {
-                "from": rfc3339(gap.before),
-                "to": rfc3339(gap.time),
-                "seconds": gap.seconds,
-                "missing": round(gap.seconds / interval) - 1,
-            }
-            for gap in gaps.itertuples()
-        ],
-        **json.loads(
-            readings[list(UNITS)].agg(FIGURES).to_json()
-        ),  # ten decimals, and null where there is none
-        "suspicious": int((readings.suspicious_humidity | readings.suspicious_temperature).sum())
-        if timed
-        else None,
-    }
-
-
-def table(name: str, readings: "DataFrame", every: Optional[timedelta]) -> str:
-    """Return the figures of one sensor as text, with the mean of each time span `every`."""
-    sensor = summary(readings)
-    figures = readings[list(UNITS)].agg(FIGURES).T.rename(index=UNITS)
-    lines = [
-        name,
-        f"readings: {sensor['readings']:,}",
-        figures.to_string(float_format="%.2f", na_rep="-"),
-    ]
+def figures_text(name: str, sensor: dict[str, Any]) -> str:
+    """Return the figures of one sensor as text."""
+    lines = [name, f"readings: {sensor['readings']:,}"]
+    lines.append(" " * 16 + "".join(f"{figure:>7}" for figure in ("min", "mean", "max", "std")))
+    for quantity, unit in UNITS.items():
+        lines.append(
+            f"{unit:16}" + "".join(f"{number(each):>7}" for each in sensor[quantity].values())
+        )
     if sensor["first"]:
         usual = f", usually every {sensor['interval']:.1f} s" if sensor["interval"] else ""
         missing = sum(gap["missing"] for gap in sensor["gaps"])
@@ -201,142 +111,73 @@ def table(name: str, readings: "DataFrame", every: Optional[timedelta]) -> str:
             f"from {sensor['first']} to {sensor['last']}{usual}",
             f"gaps: {len(sensor['gaps'])}, readings missing: {missing:,}",
         ]
-    for gap in sorted(sensor["gaps"], key=lambda gap: -gap["seconds"])[:SAID]:
-        length = str(timedelta(seconds=round(gap["seconds"])))
-        lines.append(
-            f"from {gap['from']} to {gap['to']}  {length:>18}  {gap['missing']:>9,} missing"
-        )
-    if every:
-        spans = readings.groupby(readings.time.dt.floor(every))[list(UNITS)].mean()
-        lines.append(spans.rename(columns=UNITS).to_string(float_format="%.2f", na_rep="-"))
-    return "\n".join(lines).replace("\n", "\n    ") + "\n"
+    for gap in sorted(sensor["gaps"], key=lambda gap: -gap["seconds"])[:LONGEST_GAPS]:
+        pause = length(gap["seconds"])
+        lines.append(f"from {gap['from']} to {gap['to']}: {pause}, {gap['missing']:,} missing")
+    if "spans" in sensor:
+        lines += ["", *spans_text(sensor["spans"])]
+    return "\n    ".join(lines).replace("    \n", "\n")
 
 
-def draw(sensors: "dict[str, DataFrame]") -> "Figure":
-    """Return a figure of examined readings: a line a sensor, gaps left open, suspicious readings marked."""
-    from matplotlib.dates import ConciseDateFormatter
-    from matplotlib.figure import Figure  # not pyplot: no display, no state
-    from pandas import Timedelta, concat
-
-    figure = Figure(figsize=(12, 7))
-    axes = figure.subplots(len(ACCURACY), sharex=True, gridspec_kw={"hspace": 0.08})
-    for number, (name, readings) in enumerate(sensors.items()):
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        label = (
-            f" {name}" if number < LEGEND else None
-        )  # the blank: a legend leaves out what begins with _
-        begins = readings.gap | readings.seconds.isna()
-        lone = readings[begins & begins.shift(-1, fill_value=True)]  # a line does not show these
-        openings = readings.loc[readings.gap, ["time"]] - Timedelta(
-            "1ms"
-        )  # rows without values break it
-        line = concat([readings, openings]).sort_values("time")
-        for quantity, axis in zip(ACCURACY, axes):
-            marked = readings[readings[f"suspicious_{quantity}"]]
-            axis.plot(
-                line.time,
-                line[quantity],
-                color=colour,
-                linewidth=1,
-                label=label,
-                marker=marker,
-                markevery=len(line) // 12 + 1,
-                markersize=8,
-                markeredgecolor="white",
-            )
-            axis.plot(lone.time, lone[quantity], ".", color=colour)
-            axis.plot(marked.time, marked[quantity], "kx")
-    for quantity, axis in zip(ACCURACY, axes):
-        axis.set_ylabel(UNITS[quantity])
-        axis.grid(alpha=0.3)
-    axis.set_xlabel("time (UTC)")
-    axis.xaxis.set_major_formatter(ConciseDateFormatter(axis.xaxis.get_major_locator()))
-    axis.plot([], [], "kx", label="suspicious")
-    more = f"the first {LEGEND} of {len(sensors)} sensors" if len(sensors) > LEGEND else None
-    figure.legend(
-        *axis.get_legend_handles_labels(),
-        loc="lower center",
-        bbox_to_anchor=(0.5, 0.9),
-        ncol=4,
-        title=more,
-    )
-    return figure
+def spans_text(spans: list[dict[str, Any]]) -> list[str]:
+    """Return the figures of time spans as the lines of a table."""
+    width = len(spans[0]["from"])
+    lines = [
+        " " * (width + 20) + "".join(f"  {unit:<18}" for unit in UNITS.values()),
+        f"{'from':{width}}  readings  arrived" + "   min   mean   max  " * len(UNITS),
+    ]
+    for span in spans:
+        share = span["share"]
+        # Rounded down: 100 % are all of them
+        arrived = "-" if share is None else f"{int(share * 1000) / 10:.1f} %"
+        line = f"{span['from']:{width}}  {span['readings']:>8,}  {arrived:>7}"
+        for low, mean, high in (span[quantity].values() for quantity in UNITS):
+            line += f" {number(low, 1):>5} {number(mean):>6} {number(high, 1):>5} "
+        lines.append(line)
+    return [line.rstrip() for line in lines]
 
 
-def lines(log: Path) -> Iterator[bytes]:
-    """Yield the lines of `log`; those of a database as they would stand in a .csv."""
-    if log.suffix != ".db":
-        with log.open("rb") as file:
-            yield from file
-        return
-    log = log.resolve()
-    # While a server has the log open its -wal is there; without one, reading would leave a -wal of ours behind.
-    way = "" if Path(f"{log}-wal").exists() else "&immutable=1"
-    with closing(sqlite3.connect(f"{log.as_uri()}?mode=ro{way}", uri=True)) as database:
-        database.text_factory = bytes
-        for (row,) in database.execute(ROWS):
-            yield row or b"NULL"  # all of it, when one is where none belongs
+def latest_text(sensors: dict[str, dict[str, Any]]) -> str:
+    """Return each sensor's latest reading as text, a line each."""
+    width = max(map(len, sensors))
+    lines = []
+    for name, sensor in sensors.items():
+        reading = f"{sensor['humidity']:.1f},{sensor['temperature']:.1f}"
+        line = f"{name:{width}}  {sensor['time']}  {reading:>10}  {length(sensor['age']):>8} ago"
+        if sensor["interval"]:
+            line += f", usually every {sensor['interval']:.1f} s"
+        lines.append(line + (": silent" if sensor["silent"] else ""))
+    return "\n".join(lines)
 
 
-def read(log: Path) -> "tuple[DataFrame, int, int]":
-    """Return the readings of `log`, how many rows stood twice, and how many lines were skipped.
+class Progress:
+    """A line on the terminal that tells how far it is, if that takes long; none in a file."""
 
-    Raises OSError, sqlite3.Error, or EOFError if there is no reading.
-    """
-    from pandas import NaT, Timedelta, read_csv
+    def __init__(self) -> None:
+        self.terminal = sys.stderr if sys.stderr and sys.stderr.isatty() else None
+        self.begun = monotonic()
 
-    rows, skipped = BytesIO(), 0
-    for number, line in enumerate(lines(log), 1):
-        if line.strip() == HEADER:
-            continue
-        try:
-            check(line, log.suffix)
-            rows.write(line)
-        except ValueError as reason:
-            skipped += 1
-            if skipped <= SAID:
-                say(f"{log} line {number} skipped ({reason}): {line[:80]!r}")
-    if skipped > SAID:
-        say(f"more lines skipped: {skipped - SAID:,}")
-    if not rows.tell():
-        raise EOFError("no reading in it")
-    rows.seek(0)
-    if log.suffix == ".txt":
-        say(f"{log} has neither times nor names: statistics only")
-        return read_csv(rows, names=COLUMNS[3:5]).assign(time=NaT, sensor=log.name), 0, skipped
-    readings = read_csv(
-        rows,
-        names=COLUMNS,
-        parse_dates=["time"],
-        keep_default_na=False,
-        na_values={"n": [""]},
-        dtype={"client": str, "name": str, "n": "Int64"},
-    )
-    again = readings.n.notna() & readings.duplicated(["name", "n"])
-    readings = readings[~again].assign(
-        time=readings.time.dt.tz_localize(None),
-        sensor=readings.name.where(readings.name != "", readings.client),
-    )
-    if again.any():
-        say(f"rows doubled (same name and n), used once: {again.sum():,}")
-    back = readings.groupby("sensor").time.diff() < Timedelta(0)
-    if back.any():
-        names = ", ".join(readings.sensor[back].unique()[:SAID])
-        say(f"a clock went backwards ({names}), sorted by time: {back.sum():,}")
-    return readings, int(again.sum()), skipped
+    def show(self, text: str) -> None:
+        """Replace the line; nothing clears it."""
+        if self.terminal and monotonic() - self.begun > PATIENCE:
+            print(f"\r\033[K{text}", end="", file=self.terminal, flush=True)
 
 
-def log(text: str) -> Path:
-    """Convert `text` to the path of a log; its ending tells what is in it."""
-    if not text.endswith((".csv", ".db", ".txt")):
-        raise ArgumentTypeError(f"{text!r} is no log (the ending is .csv, .db or .txt)")
-    return Path(text)
+# Converters
+
+
+def log(text: str) -> Log:
+    """Convert `text` to a log; the ending of its name tells what is in it."""
+    try:
+        return readings.log(text)
+    except ValueError as reason:
+        raise ArgumentTypeError(f"{text!r} is no log ({reason})") from None
 
 
 def picture(text: str) -> Path:
     """Convert `text` to the path of a picture."""
-    if not text.endswith(".png"):
-        raise ArgumentTypeError(f"{text!r} is no picture (the ending is .png)")
+    if not text.endswith((".png", ".svg", ".pdf")):
+        raise ArgumentTypeError(f"{text!r} is no picture (the ending is .png, .svg or .pdf)")
     return Path(text)
 
 
@@ -352,65 +193,116 @@ def get_parser() -> Parser:
     parser = Parser("report.py", __doc__)
     parser.add_argument(
         "log",
-        nargs="?",
+        nargs="*",
         type=log,
-        default="datalog.csv",
+        default=[readings.log("datalog.csv")],
         metavar="LOG",
-        help="a .csv, .db or .txt of the server (default: %(default)s)",
+        help="a .csv, .db or .txt of the server, also rotated or packed (default: datalog.csv)",
     )
     parser.add_argument(
-        "--plot", type=picture, metavar="FILE.png", help="draw humidity and temperature over time"
+        "--plot",
+        type=picture,
+        metavar="FILE",
+        help="draw humidity and temperature over time (.png, .svg or .pdf)",
     )
     parser.add_argument(
-        "--every", type=span, metavar="1h", help="add the means of each time span (s, min, h or d)"
+        "--every",
+        type=span,
+        metavar="1h",
+        help="add the figures of each time span (s, min, h or d)",
     )
+    parser.add_argument("--local", action="store_true", help="show local times (default: UTC)")
     parser.add_argument("--json", action="store_true", help="print the figures for a program")
+    parser.add_argument(
+        "--last",
+        action="store_true",
+        help="print each sensor's latest reading; exit code 1 if one is silent",
+    )
     return parser
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Print the report of a log; return 0, or end with 1 (no reading, no pandas) or 2 (usage)."""
+    """Print the report; return 0, or 1 if a sensor is silent.
+
+    End with 1 if there is no reading or no pandas, and with 2 for a wrong option.
+    """
     parser = get_parser()
     args = parser.parse_args(argv)
-    if args.log.suffix == ".txt" and (args.plot or args.every):
-        parser.error("a .txt log has no times to plot or to resample by; give the .csv or the .db")
+    if args.last and (args.plot or args.every):
+        parser.error("--last goes with neither --plot nor --every")
+    if any(log.ending == ".txt" for log in args.log) and (args.plot or args.every or args.last):
+        parser.error("a .txt log has no times; give the .csv or the .db")
+    code = 0
     with suppress(KeyboardInterrupt):
         try:
-            readings, doubled, skipped = read(args.log)
-            sensors = {name: examine(rows) for name, rows in readings.groupby("sensor")}
-            if args.plot:
-                figure = draw(sensors)
+            if args.last:
+                text, code = last(args, datetime.now(UTC).replace(tzinfo=None))
+            else:
+                text = report(args, parser)
         except ImportError as error:
             parser.fail(
-                f"cannot start ({error}); python3 -m pip install pandas matplotlib, or uv run report.py"
+                f"cannot start ({error}); sudo apt install python3-pandas python3-matplotlib, "
+                "or uv run report.py, or pipx run ./report.py"
             )
-        except (OSError, EOFError, sqlite3.Error) as error:
-            parser.fail(
-                f"cannot read {args.log} ({getattr(error, 'strerror', error)}); has the server logged there?"
-            )
-        if args.plot:
-            try:
-                figure.savefig(args.plot, bbox_inches="tight")
-            except OSError as error:
-                parser.fail(
-                    f"cannot write {args.plot} ({error.strerror}); is the folder there, and yours?"
-                )
-        if args.json:
-            named = {name: summary(rows) for name, rows in sensors.items()}
-            report = json.dumps(
-                {"sensors": named, "doubled": doubled, "skipped": skipped}, indent=2
-            )
-        else:
-            report = "\n".join(table(name, rows, args.every) for name, rows in sensors.items())
-        try:
-            print(report, flush=True)
-        except OSError as error:
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-            )  # or Python tries once more as it exits
-            if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
-                parser.fail(f"cannot print the report ({error.strerror}); is the disk full?")
-    return 0
+        except Unreadable as error:
+            parser.fail(f"cannot read {error}; has the server logged there?")
+        show(text, parser)
+    return code
+
+
+def last(args: Namespace, now: datetime) -> tuple[str, int]:
+    """Return each sensor's latest reading as text, and the exit code; `now` is in UTC."""
+    zone = None if args.local else UTC
+    sensors = latest(args.log, now)
+    if not sensors:
+        raise Unreadable(f"{', '.join(str(log.path) for log in args.log)} (no reading in it)")
+    for sensor in sensors.values():
+        sensor["time"] = stamp(sensor["time"], zone)
+    text = json.dumps({"sensors": sensors}, indent=2) if args.json else latest_text(sensors)
+    return text, int(any(sensor["silent"] for sensor in sensors.values()))
+
+
+def report(args: Namespace, parser: Parser) -> str:
+    """Return the report as text; draw the picture if there is to be one."""
+    zone = None if args.local else UTC
+    progress = Progress()
+    rows, doubled, skipped = read(args.log, progress.show)
+    tables = {}
+    for name, table in rows.groupby("sensor", observed=True):
+        progress.show(f"examining {name}")
+        tables[name] = examine(table)
+    tables = dict(sorted(tables.items()))
+    if args.plot:
+        progress.show(f"drawing {args.plot}")
+        plot(args.plot, tables, zone, parser)
+    progress.show("")
+    sensors = {name: summary(table, zone) for name, table in tables.items()}
+    if args.every:
+        for name, table in tables.items():
+            sensors[name]["spans"] = spans(table, args.every, zone)
+    if args.json:
+        return json.dumps({"sensors": sensors, "doubled": doubled, "skipped": skipped}, indent=2)
+    return "\n\n".join(figures_text(name, sensor) for name, sensor in sensors.items())
+
+
+def plot(path: Path, tables: "dict[str, DataFrame]", zone: Zone, parser: Parser) -> None:
+    """Draw the picture."""
+    figure = draw(tables, zone)
+    try:
+        figure.savefig(path, bbox_inches="tight")
+    except OSError as error:
+        parser.fail(f"cannot write {path} ({error.strerror}); is the folder there, and yours?")
+
+
+def show(text: str, parser: Parser) -> None:
+    """Print the report; a reader who has seen enough is no error."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # Or Python tries once more as it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
+            parser.fail(f"cannot print the report ({error.strerror}); is the disk full?")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,315 @@
+"""Logs as one table of readings: any number of files, of any age, rotated and packed.
+
+A log is read a block of lines at a time. A block of nothing but rows as the server writes them is
+checked with one regular expression; any other block is checked line by line.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import datetime
+from importlib import import_module
+from io import BufferedReader, BytesIO
+from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryDirectory
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from dht22.console import say
+from dht22.datagram import HUMIDITY, TEMPERATURE, parse
+from dht22.logs import CSV_HEADER, TEXT_WHOLE
+
+if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
+    from pandas import DataFrame, Series
+
+# The server's name for it, and what rotation adds: datalog.csv.1, datalog.csv-20261121.gz
+LOG_NAME = re.compile(r"(.*(\.csv|\.db|\.txt))(?:[.-][0-9][0-9-]*)?(\.gz|\.xz|\.bz2)?", re.DOTALL)
+PACKED = {".gz": "gzip", ".xz": "lzma", ".bz2": "bz2"}  # the modules that unpack them
+
+READING = TEXT_WHOLE.pattern
+STAMP = rb"(?:19|20)[0-9]{2}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}\.[0-9]{3}Z"
+CLIENT = rb"[0-9A-Fa-f:.]+"
+NAME = rb"[A-Za-z0-9._-]{1,32}"
+N = rb"[1-8][0-9]{15}"
+ROW = rb"%b,%b,(?:,%b,|%b,%b,%b)" % (STAMP, CLIENT, READING, NAME, READING, N)
+LINE_END = rb"\r?\n"
+ROWS = {".txt": re.compile(READING + LINE_END), ".csv": re.compile(ROW + LINE_END)}
+ROWS[".db"] = ROWS[".csv"]
+COLUMNS = ["time", "client", "name", "humidity", "temperature", "n"]
+# A line as in the CSV, and only one, whatever somebody has put into the database
+SELECT = """
+    SELECT replace(time || ',' || client || ',' || ifnull(name, '') || ','
+        || humidity || ',' || temperature || ',' || ifnull(n, ''), char(10), '?') || char(10)
+    FROM reading"""
+BLOCK = 1 << 20  # bytes
+NO_ROW = "not a row as the server writes it"
+SHOWN = 5  # skipped lines, of all logs together; the rest is a number
+
+
+class Log(NamedTuple):
+    """A file of readings, by what its name tells."""
+
+    path: Path
+    name: str  # without what rotation added
+    ending: str  # .csv, .db or .txt
+    packing: str  # .gz, .xz, .bz2 or nothing
+
+
+def log(text: str) -> Log:
+    """Return the log at the path `text`; raise ValueError if its name is not that of a log."""
+    path = Path(text)
+    match = LOG_NAME.fullmatch(path.name)
+    if not match:
+        raise ValueError("the ending is .csv, .db or .txt, before what rotation adds")
+    return Log(path, match[1], match[2], match[3] or "")
+
+
+class Unreadable(Exception):
+    """No reading can be had from a log; the text names it, with the reason."""
+
+
+# Lines
+
+
+def blocks(log: Log) -> Iterator[bytes]:
+    """Yield the lines of a log in blocks, those of a database as in a .csv; raise Unreadable."""
+    try:
+        module = import_module(PACKED.get(log.packing, "io"))
+        with module.open(log.path, "rb") as file:
+            yield from database_blocks(log, file) if log.ending == ".db" else file_blocks(log, file)
+    except (ImportError, OSError, sqlite3.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise Unreadable(f"{log.path} ({reason})") from None
+
+
+def file_blocks(log: Log, file: BufferedReader) -> Iterator[bytes]:
+    """Yield the lines of a file in blocks; a damaged packed one is read as far as it goes."""
+    lines = bytearray()
+    try:
+        for piece in iter(lambda: file.read1(BLOCK), b""):
+            lines += piece
+            if len(lines) >= BLOCK:
+                end = lines.rfind(b"\n") + 1
+                yield bytes(lines[:end])
+                del lines[:end]
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        say(f"{log.path}: read as far as it goes ({error})")
+    yield bytes(lines)
+
+
+def is_damage(error: Exception) -> bool:
+    """Tell whether an error comes from what is in a packed file, not from the disk."""
+    if isinstance(error, OSError):
+        return error.errno is None
+    # lzma is imported where a log is packed with it: some Pythons have none
+    return isinstance(error, (EOFError, zlib.error)) or type(error).__name__ == "LZMAError"
+
+
+def database_blocks(log: Log, file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the rows of a database, 10,000 at a time, as lines."""
+    with unpacked(log, file) as path:
+        # While a server has the log open its -wal is there; without one, reading would leave ours.
+        way = "" if Path(f"{path}-wal").exists() else "&immutable=1"
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro{way}", uri=True)) as database:
+            database.text_factory = bytes
+            rows = database.execute(SELECT)
+            for some in iter(lambda: rows.fetchmany(10_000), []):
+                # All of a row is NULL when one value is where none belongs.
+                yield b"".join(row or b"NULL\n" for (row,) in some)
+
+
+@contextmanager
+def unpacked(log: Log, file: IO[bytes]) -> Iterator[Path]:
+    """Lend the path of a database, or of an unpacked copy."""
+    if not log.packing:
+        yield log.path.resolve()
+        return
+    with TemporaryDirectory() as folder:
+        path = Path(folder, log.name)
+        with path.open("wb") as copy:
+            copyfileobj(file, copy)
+        yield path
+
+
+def check(line: bytes, ending: str) -> None:
+    """Raise ValueError with the reason unless `line` is one of a log with this ending."""
+    if ending == ".txt":
+        if not line.endswith(b"\n") and not TEXT_WHOLE.fullmatch(line):
+            raise ValueError("torn")
+        if line.count(b",") != 1:  # parse() takes a named reading as well
+            raise ValueError("not a plain reading")
+        parse(line)
+        return
+    fields = re.sub(rb"\r?\n\Z", b"", line).split(b",")
+    if len(fields) != len(COLUMNS):
+        raise ValueError(NO_ROW)
+    stamp, client, name, humidity, temperature, n = fields
+    is_plain = name == n == b""
+    is_named = re.fullmatch(NAME, name) and re.fullmatch(N, n)
+    if not (re.fullmatch(STAMP, stamp) and re.fullmatch(CLIENT, client) and (is_plain or is_named)):
+        raise ValueError(NO_ROW)
+    datetime.fromisoformat(stamp[:-1].decode())
+    parse(humidity + b"," + temperature)
+
+
+class Skipped:
+    """The lines that are no rows: counted, and the first few shown."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, log: Log, number: int, line: bytes, reason: ValueError) -> None:
+        self.count += 1
+        if self.count <= SHOWN:
+            say(f"{log.path} line {number} skipped ({reason}): {line[:80]!r}")
+
+    def conclude(self) -> None:
+        if self.count > SHOWN:
+            say(f"more lines skipped: {self.count - SHOWN:,}")
+
+
+# Tables
+
+
+def tables(log: Log, skipped: Skipped) -> Iterator[DataFrame]:
+    """Yield the readings of a log, a table for each block of lines."""
+    number = 1
+    for block in blocks(log):
+        rows = block[len(CSV_HEADER) :] if block.startswith(CSV_HEADER) else block
+        try:
+            if ROWS[log.ending].sub(b"", rows):
+                raise ValueError(NO_ROW)
+            readings = table(rows, log)
+        except ValueError:
+            rows = b"".join(checked(block, log, number, skipped))
+            readings = table(rows, log)
+        if len(readings):
+            yield readings
+        number += block.count(b"\n")
+
+
+def checked(block: bytes, log: Log, number: int, skipped: Skipped) -> Iterator[bytes]:
+    """Yield the lines of a block that are rows; the number of its first line is `number`."""
+    for line in BytesIO(block):
+        try:
+            if line.strip() != CSV_HEADER.strip():
+                check(line, log.ending)
+                yield line.rstrip(b"\r\n") + b"\n"
+        except ValueError as reason:
+            skipped.add(log, number, line, reason)
+        number += 1
+
+
+def table(rows: bytes, log: Log) -> DataFrame:
+    """Return rows as a table; raise ValueError if there is a day or a reading that cannot be."""
+    from numpy import array
+    from pandas import Categorical, DataFrame, read_csv
+
+    columns = COLUMNS[3:5] if log.ending == ".txt" else COLUMNS
+    fields = read_csv(
+        BytesIO(b",".join(map(str.encode, columns)) + b"\n" + rows),
+        usecols=lambda column: column != "time",
+        keep_default_na=False,  # a sensor may be called nan
+        na_values={"n": [""]},
+        dtype={"client": object, "name": object, "n": float},  # n is below 2 ** 53: exact
+    )
+    if not (fields.humidity.between(*HUMIDITY) & fields.temperature.between(*TEMPERATURE)).all():
+        raise ValueError("out of range")
+    if log.ending == ".txt":
+        times, sensors = (
+            array(["NaT"], "datetime64[ns]").repeat(len(fields)),
+            [log.name] * len(fields),
+        )
+        fields["n"] = float("nan")
+    else:
+        times = array([line[:23] for line in rows.split(b"\n")[:-1]], "datetime64[ms]")
+        sensors = fields.name.where(fields.name != "", fields.client)
+    return DataFrame(
+        {
+            "time": times.astype("datetime64[ns]"),
+            "sensor": Categorical(sensors),
+            "humidity": fields.humidity,
+            "temperature": fields.temperature,
+            "n": fields.n,
+        }
+    )
+
+
+def read(logs: Sequence[Log], progress: Callable[[str], None]) -> tuple[DataFrame, int, int]:
+    """Return the readings of all logs, how many rows stood twice, and how many lines were skipped.
+
+    The logs come in any order. Raise Unreadable.
+    """
+    skipped = Skipped()
+    files, count = [], 0
+    for log in logs:
+        found = []
+        for readings in tables(log, skipped):
+            found.append(readings)
+            count += len(readings)
+            progress(f"{count:,} rows read")
+        if found:
+            files.append(joined(found))
+        if log.ending == ".txt":
+            say(f"{log.path} has neither times nor names: statistics only")
+    progress("")
+    skipped.conclude()
+    if not files:
+        raise Unreadable(f"{', '.join(str(log.path) for log in logs)} (no reading in it)")
+    files.sort(key=lambda readings: int(readings.time.to_numpy()[0].astype("int64")))
+    if len(files) > 1:
+        for number, readings in enumerate(files):
+            readings["file"] = number
+    readings = joined(files)
+    again = doubled(readings)
+    if again.any():
+        readings = readings[~again]
+        say(f"rows that stand twice, used once: {again.sum():,}")
+    warn_of_clock(readings)
+    return readings, int(again.sum()), skipped.count
+
+
+def warn_of_clock(readings: DataFrame) -> None:
+    """Report the sensors whose rows are not in the order of their times."""
+    from pandas import Timedelta
+
+    back = readings.groupby("sensor", observed=True).time.diff() < Timedelta(0)
+    if back.any():
+        names = ", ".join(readings.sensor[back].unique()[:SHOWN])
+        say(f"a clock went backwards ({names}), sorted by time: {back.sum():,}")
+
+
+def joined(parts: Sequence[DataFrame]) -> DataFrame:
+    """Return tables as one."""
+    from numpy import concatenate
+    from pandas import DataFrame
+    from pandas.api.types import union_categoricals
+
+    if len(parts) == 1:
+        return parts[0]
+    columns = {
+        column: concatenate([part[column].to_numpy() for part in parts])
+        for column in parts[0].columns
+        if column != "sensor"
+    }
+    return DataFrame({**columns, "sensor": union_categoricals([part.sensor for part in parts])})
+
+
+def doubled(readings: DataFrame) -> Series:
+    """Tell which rows stood before: a named one anywhere, a plain one in another file."""
+    again = readings.n.notna() & readings.duplicated(["sensor", "n"])
+    if "file" not in readings:
+        return again
+    whole = ["time", "sensor", "humidity", "temperature"]
+    plain = readings[readings.n.isna() & readings.time.notna()]
+    plain = plain[plain.duplicated(whole, keep=False)]
+    # A line that is twice in one file is two readings: its first there is its first elsewhere.
+    nth = plain.groupby([*whole, "file"], observed=True).cumcount()
+    again[plain.index] = plain.assign(nth=nth).duplicated([*whole, "nth"])
+    return again

@@ -1,0 +1,216 @@
+"""The picture: by what was drawn, and by how it looks to readers who cannot tell colours apart."""
+
+import itertools
+import math
+import struct
+import time
+from datetime import timezone
+
+import pytest
+
+pytest.importorskip("pandas")
+pytest.importorskip("matplotlib")
+
+import matplotlib.backends.backend_agg  # noqa: E402
+import matplotlib.image  # noqa: E402
+import numpy  # noqa: E402
+
+from dht22 import figures, picture, readings  # noqa: E402
+from made import MINUTE, many, row, write, write_day  # noqa: E402
+
+
+def examine(log):
+    table = readings.read([readings.log(str(log))], lambda text: None)[0]
+    return {name: figures.examine(rows) for name, rows in table.groupby("sensor", observed=True)}
+
+
+def legend(figure):
+    return [text.get_text().strip() for text in figure.legends[0].get_texts()]
+
+
+def test_lines_gaps_and_marks(tmp_path):
+    minutes = [minute for minute in range(300) if not (100 <= minute < 110 or 200 <= minute < 250)]
+    values = [80.0 if minute == 50 else 40.0 + minute % 3 for minute in minutes]
+    rows = (row(minute * MINUTE, value) for minute, value in zip(minutes, values))
+    figure = picture.draw(examine(write(tmp_path / "datalog.csv", *rows)))
+    assert [axis.get_ylabel() for axis in figure.axes] == ["humidity (%)", "temperature (°C)"]
+    assert legend(figure) == ["kitchen", "suspicious"]
+    line, lone, marks = figure.axes[0].lines[:3]
+    drawn = line.get_ydata()
+    assert [value for value in drawn if not math.isnan(value)] == values
+    assert [i for i, value in enumerate(drawn) if math.isnan(value)] == [100, 191]
+    assert (list(lone.get_ydata()), list(marks.get_ydata())) == ([], [80.0])
+    assert [each.get_linestyle() for each in (line, marks)] == ["-", "None"]
+    assert marks.get_marker() == "x"
+    assert list(figure.axes[1].lines[2].get_ydata()) == []
+
+
+def test_a_reading_between_two_gaps_is_drawn(tmp_path):
+    minutes = [0, 1, 2, 3, 50, 98, 99]
+    log = write(tmp_path / "datalog.csv", *(row(minute * MINUTE, minute) for minute in minutes))
+    lone = picture.draw(examine(log)).axes[0].lines[1]
+    assert (list(lone.get_ydata()), lone.get_marker()) == ([50], ".")
+
+
+@pytest.mark.parametrize("name", ["_hidden", "nan", "NA", "null", "007", "suspicious", "-"])
+def test_names_stay_as_they_are(tmp_path, name):
+    log = write(
+        tmp_path / "datalog.csv", row(0, name=name), row(MINUTE, name=name), row(0, name="")
+    )
+    sensors = examine(log)
+    assert set(sensors) == {name, "192.168.1.7"}
+    assert set(legend(picture.draw(sensors))) == {name, "192.168.1.7", "suspicious"}
+
+
+@pytest.mark.parametrize("sensors", [1, 2, 12])
+@pytest.mark.parametrize("length", [1, 32])
+def test_the_legend_covers_no_data(tmp_path, sensors, length):
+    rows = [
+        row(minute * MINUTE, 50, 20, f"{k:x}".rjust(length, "s"))
+        for minute in range(20)
+        for k in range(sensors)
+    ]
+    figure = picture.draw(examine(write(tmp_path / "datalog.csv", *rows)))
+    canvas = matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
+    canvas.draw()
+    box = figure.legends[0].get_window_extent(canvas.get_renderer())
+    assert box.y0 > figure.axes[0].get_window_extent(canvas.get_renderer()).y1
+    assert box.width < 1.3 * figure.bbox.width
+    looks = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines[::3]}
+    assert len(looks) == sensors
+
+
+# Many sensors are a map
+
+
+def test_a_map_of_60_sensors(tmp_path):
+    rows = [
+        row(minute * MINUTE, 99 if (minute, k) == (90, 30) else 40 + k / 10, 20, f"s{k:02}")
+        for minute in range(200)
+        for k in range(60)
+        if not (k == 7 and 100 <= minute < 150)
+    ]
+    figure = picture.draw(examine(write(tmp_path / "datalog.csv", *rows)))
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert labels == [f"s{k:02}" for k in range(60)]
+    humidity, temperature = (
+        axis.collections[0].get_array().reshape(60, picture.CELLS) for axis in figure.axes[:2]
+    )
+    empty = numpy.ma.getmaskarray(numpy.ma.masked_invalid(humidity))
+    # A gap of 51 intervals in 199, of which the line lasts 2.5
+    assert empty[7].mean() == pytest.approx(48.5 / 199, abs=0.02)
+    assert not numpy.delete(empty, 7, axis=0).any()
+    assert humidity[30].max() == 43.0, "what is suspicious has a mark instead"
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines[60:62]] == [1, 1]
+    assert float(humidity[59].min()) == 45.9 and float(temperature.max()) == 20.0
+
+
+def test_a_map_has_a_last_row(tmp_path):
+    figure = picture.draw(examine(many(tmp_path / "datalog.csv", 400)), timezone.utc)
+    assert len(figure.axes[0].get_yticklabels()) == 200
+    sensors = {
+        f"s{k}": table for k, table in enumerate([*examine(tmp_path / "datalog.csv").values()] * 2)
+    }
+    figure = picture.draw(sensors)
+    assert len(figure.axes[0].get_yticklabels()) == picture.ROWS == 300
+    assert figure._suptitle.get_text() == "the first 300 of 400 sensors"
+
+
+# Times
+
+
+@pytest.mark.parametrize(
+    "zone, start, end, label, ticks",  # minutes from 2026-11-21T00:00Z
+    [
+        ("UTC", 0, 60, "UTC), 2026-11-21", "00:10 00:20"),
+        ("UTC", 0, 1439, "UTC), 2026-11-21", "Nov-21 03:00 06:00"),
+        ("UTC", 0, 1441, "UTC), 2026-11-21 to 2026-11-22", "21:00 Nov-22"),
+        ("UTC", 0, 30 * 1440, "UTC), 2026-11-21 to 2026-12-21", "29 Dec-01 05"),
+        ("Europe/Berlin", 0, 1439, "CET), 2026-11-21 to 2026-11-22", "03:00 06:00"),
+        ("Europe/Berlin", 0, 288_000, "CET, CEST), 2026-11-21 to 2027-06-09", "2027 Feb Mar"),
+        # From 18:00 UTC on the day before the clocks are set forward, and back
+        ("Europe/Berlin", -341_640, -340_560, "CET, CEST), 2026-03-28 to 2026-03-29", "29 04:00"),
+        ("Europe/Berlin", -39_240, -38_160, "CEST, CET), 2026-10-24 to 2026-10-25", "25 02:00"),
+        ("Asia/Kolkata", 0, 600, "IST), 2026-11-21", "06:00 07:00"),
+    ],
+)
+def test_the_time_axis(tmp_path, monkeypatch, zone, start, end, label, ticks):
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        rows = [row(int(minute * MINUTE)) for minute in numpy.linspace(start, end, 200)]
+        sensors = examine(write(tmp_path / "datalog.csv", *rows))
+        figure = picture.draw(sensors, timezone.utc if zone == "UTC" else None)
+        matplotlib.backends.backend_agg.FigureCanvasAgg(figure).draw()
+        axis = figure.axes[-1]
+        assert axis.get_xlabel() == f"time ({label}"
+        shown = [text.get_text() for text in axis.get_xticklabels()]
+        assert ticks in " ".join(shown)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+# Files
+
+
+@pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
+def test_the_file(tmp_path, ending):
+    path = tmp_path / f"report{ending}"
+    picture.draw(examine(write_day(tmp_path / "datalog.csv"))).savefig(path, bbox_inches="tight")
+    held = path.read_bytes()
+    assert len(held) < 300_000
+    if ending == ".png":
+        width, height = struct.unpack(">II", held[16:24])
+        assert 900 < width < 1200 and 500 < height < 700 and len(held) < 100_000
+        inked = (matplotlib.image.imread(path)[..., :3].min(axis=2) < 0.9).mean()
+        assert 0.01 < inked < 0.5
+    assert held.startswith({".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[ending])
+
+
+# Colours
+
+# What readers see who lack one kind of cone: Machado, Oliveira and Fernandes 2009, severity 1.0
+DEFICIENT = {
+    "protan": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deutan": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritan": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+    "nobody": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+}
+XYZ = [
+    [0.4124, 0.3576, 0.1805],
+    [0.2126, 0.7152, 0.0722],
+    [0.0193, 0.1192, 0.9505],
+]  # of linear sRGB
+
+
+def lab(colour, seen):
+    """Return a colour in CIE Lab (D65) as it is seen."""
+    red_green_blue = numpy.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    low = red_green_blue <= 0.04045
+    linear = numpy.where(low, red_green_blue / 12.92, ((red_green_blue + 0.055) / 1.055) ** 2.4)
+    linear = numpy.clip(numpy.array(seen) @ linear, 0, 1)
+    x, y, z = numpy.cbrt(numpy.array(XYZ) @ linear / [0.9505, 1, 1.089])
+    return numpy.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("deficiency", DEFICIENT)
+def test_colours_for_readers_who_cannot_tell_all_apart(deficiency):
+    """A difference of 2 is just noticeable, one of 15 can be told in a thin line."""
+    seen = [lab(colour, DEFICIENT[deficiency]) for colour in picture.COLOURS]
+    for one, other in itertools.combinations(seen, 2):
+        assert numpy.linalg.norm(one - other) > 15
+    white = lab("#FFFFFF", DEFICIENT[deficiency])
+    assert min(numpy.linalg.norm(one - white) for one in seen) > 30
