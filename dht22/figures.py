@@ -55,9 +55,13 @@ def dew_point(humidity: Series, temperature: Series) -> Series:
 
 def suspicious(readings: Series, accuracy: float) -> Series:
     """Tell which readings are further from the median of their neighbours than noise explains."""
-    deviation = (readings - readings.rolling(WINDOW, center=True, min_periods=1).median()).abs()
-    mad = deviation.rolling(WINDOW, center=True, min_periods=1).median()
-    return deviation > (THRESHOLD * mad).clip(lower=accuracy)
+    window = {"window": WINDOW, "center": True, "min_periods": 1}
+    deviation = (readings - readings.rolling(**window).median()).abs()
+    far = deviation > accuracy
+    # The MADs of the others, nearly all, would cost a tenth of the report's time.
+    near = far.astype(float).rolling(**window).max() > 0
+    mad = deviation[near].rolling(**window).median().reindex(deviation.index)
+    return far & (deviation > THRESHOLD * mad)
 
 
 def examine(readings: DataFrame) -> DataFrame:

@@ -45,7 +45,7 @@ SELECT = """
     SELECT replace(time || ',' || client || ',' || ifnull(name, '') || ','
         || humidity || ',' || temperature || ',' || ifnull(n, ''), char(10), '?') || char(10)
     FROM reading"""
-BLOCK = 1 << 20  # bytes
+BLOCK = 1 << 21  # bytes
 NO_ROW = "not a row as the server writes it"
 SHOWN = 5  # skipped lines, of all logs together; the rest is a number
 

@@ -265,14 +265,14 @@ def test_rotated_and_packed_logs_in_any_order(tmp_path, capfd, packing):
 @pytest.mark.parametrize("damage", ["cut", "junk"])
 def test_a_damaged_packed_log_is_read_as_far_as_it_goes(tmp_path, capfd, packing, damage):
     chance = random.Random(1)
-    rows = [row(minute * MINUTE, chance.uniform(0, 99)) for minute in range(100_000)]
+    rows = [row(minute * MINUTE, chance.uniform(0, 99)) for minute in range(20_000)]
     packed = PACKERS[packing](content(*rows))
     half = len(packed) * 3 // 4
     rest = b"" if damage == "cut" else bytes(len(packed) - half)
     old = tmp_path / f"datalog.csv.1{packing}"
     old.write_bytes(packed[:half] + rest)
-    table = read(old, write(tmp_path / "datalog.csv", row(200_000 * MINUTE)))[0]
-    assert 1000 < len(table) < 100_000
+    table = read(old, write(tmp_path / "datalog.csv", row(30_000 * MINUTE)))[0]
+    assert 1 < len(table) < 20_000
     assert f"{old}: read as far as it goes (" in capfd.readouterr().err
 
 
