@@ -2,7 +2,7 @@
 """Read a DHT22 on a Raspberry Pi and send each reading to server.py.
 
     $ python3 client.py 192.168.1.5
-    driver iio (the kernel has a dht11 device; its pin is the overlay's, not --pin)
+    driver iio (the kernel reads the sensor on GPIO11)
     sending to 192.168.1.5:10001 every 2 s
     74.3,25.7
     74.4,25.7
@@ -28,8 +28,9 @@ from contextlib import closing, suppress
 from dht22 import console
 from dht22.console import Parser, Screen, say
 from dht22.datagram import PORT
+from dht22.drivers import MIN_INTERVAL
 from dht22.link import Link, Plain, Stop
-from dht22.sensor import MIN_INTERVAL, OFF, NoReading, Sensor, add_sensor_options, open_sensor
+from dht22.sensor import OFF, NoReading, Sensor, add_sensor_options, open_sensor
 
 HUNG = 5  # failed polls in a row, after which a sensor may hang
 

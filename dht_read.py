@@ -2,7 +2,7 @@
 """Read a DHT22 (AM2302) or DHT11 once, to check that wiring and driver work.
 
     $ python3 dht_read.py
-    driver iio (the kernel has a dht11 device; its pin is the overlay's, not --pin)
+    driver iio (the kernel reads the sensor on GPIO11)
     74.3,25.7
 
 A reading is humidity in percent, then temperature in degrees Celsius. Exit code: 0 = a reading,

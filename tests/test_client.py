@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from tools import lines, needs_namespaces, until
+from tools import lines
 
-QUICK = "from dht22 import sensor; sensor.MIN_INTERVAL = 0.001"
+QUICK = {"drivers.MIN_INTERVAL": 0.001}
 
 # Plays the readings of a file, `None None` for a failed one, then is silent; notes how it was called.
 FAKE_ADAFRUIT = """
@@ -65,7 +65,7 @@ def test_good_readings_arrive_and_failed_ones_send_nothing(script, server, tmp_p
         0.001,
         "--driver",
         "adafruit",
-        setup=QUICK,
+        timers=QUICK,
         path=[fake_adafruit],
     )
     assert running.wait() == 0
@@ -96,7 +96,7 @@ def test_what_is_no_reading_is_not_sent(script, server, tmp_path, fake_adafruit,
         0.001,
         "--driver",
         "adafruit",
-        setup=QUICK,
+        timers=QUICK,
         path=[fake_adafruit],
     )
     assert running.wait() == 0
@@ -120,13 +120,13 @@ def test_what_is_no_reading_is_not_sent(script, server, tmp_path, fake_adafruit,
         (
             ["127.0.0.1", "--driver", "adafruit"],
             1,
-            "Adafruit_DHT is not installed); try: sudo dtoverlay dht11 gpiopin=11",
+            "driver adafruit cannot be used: Adafruit_DHT is not installed. docs/sensors.md tells",
         ),
         (["127.0.0.1", "--power-pin", "11"], 2, "--power-pin is the data pin"),
         (
             ["127.0.0.1"],
             1,
-            "cannot read the sensor (iio: the kernel has no dht11 device; adafruit: Adafruit_DHT is not ",
+            "no sensor is set up on this machine. On a Pi: sudo dtoverlay dht11 gpiopin=11. Without a ",
         ),
         (["no.such.host.invalid", "--driver", "simulated"], 1, "no host 'no.such.host.invalid'"),
         (["x" * 70, "--driver", "simulated"], 1, "no host 'xxx"),
@@ -238,71 +238,3 @@ def test_a_late_reading_does_not_bunch_up_the_next():
     assert next_due(100.0, 2.0, 102.0) == 102
     assert next_due(100.0, 2.0, 105.1) == 106
     assert next_due(100.0, 0.0, 105.1) == 105.1
-
-
-@pytest.fixture
-def sysfs(tmp_path):
-    """Return the dht11 device of a tree that `IIO` binds over /sys: files that the test can change."""
-    needs_namespaces()
-    device = tmp_path / "sys/bus/iio/devices/iio:device1"
-    device.mkdir(parents=True)
-    other = device.with_name("iio:device0")
-    other.mkdir()
-    (other / "name").write_text("ads1015\n")
-    (device / "name").write_text("dht11@b\n")
-    (device / "in_humidityrelative_input").write_text("74300\n")
-    (device / "in_temp_input").write_text("-3700\n")
-    return device
-
-
-IIO = ["unshare", "-rm", "sh", "-c", 'mount --bind sys /sys && exec "$@"', "sh"]
-
-
-def test_iio_is_read_retried_and_said_when_gone(script, tmp_path, sysfs):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(("127.0.0.1", 0))
-        receiver.settimeout(10)
-        client = script(
-            "client",
-            "127.0.0.1",
-            "--port",
-            receiver.getsockname()[1],
-            "--interval",
-            0.05,
-            prefix=IIO,
-            setup="from dht22 import sensor; sensor.MIN_INTERVAL = 0.01",
-        )
-        assert receiver.recv(100) == b"74.3,-3.7"
-        client.says("^driver iio ")
-        temperature = sysfs / "in_temp_input"
-        temperature.unlink()
-        temperature.symlink_to("/proc/self/mem")  # reading it is a true EIO
-        client.says(r"^no reading: .*Input/output error")
-        temperature.unlink()
-        temperature.write_text("21500\n")
-        client.says("^reading again")
-        until(lambda: receiver.recv(100) == b"74.3,21.5")
-        sysfs.rename(tmp_path / "gone")
-        client.says("^no reading: the kernel has no dht11 device")
-        (tmp_path / "gone").rename(sysfs)
-        until(lambda: client.err.count("reading again") == 2)
-        assert client.stop() == 0
-
-
-def test_dht_read_reads_once(script, sysfs):
-    once = script(
-        "dht_read", prefix=IIO
-    )  # in its own time: the first reading is confirmed 2 s later
-    assert once.wait() == 0
-    assert once.out == "74.3,-3.7\n"
-    (sysfs / "in_temp_input").write_text("99900\n")
-    failing = script("dht_read", prefix=IIO, setup=QUICK)
-    assert failing.wait() == 1
-    assert failing.out == ""
-    for line in (
-        "try 1: temperature out of range (-40 to 80 °C)",
-        "try 3: temperature out of range (-40 to 80 °C)",
-        "no reading: temperature out of range (-40 to 80 °C)",
-        "damaged answers: the pull-up (4.7 to 10 kΩ",
-    ):
-        assert f"\n{line}" in failing.err

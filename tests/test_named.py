@@ -39,10 +39,10 @@ def open_numbered(sensor, pin, first={first}):
     def read():
         number = next(numbers)
         values = number % 1000 / 10, number // 1000 / 10
-        notes.write(f"{{room.format(*values)}} {{clock():.6f}}\\n")
+        notes.write(f"{{room.format_reading(*values)}} {{clock():.6f}}\\n")
         return values
 
-    return room.Driver("simulated", "its readings are numbered", read, 1, 0.0)
+    return room.Driver("simulated", "its readings are numbered", read, 1, 0.0, made_up=True)
 
 room.DRIVERS["simulated"] = open_numbered
 """
@@ -652,7 +652,7 @@ def test_an_answer_that_came_while_the_sensor_was_read_is_taken_first(sensor, de
         6,
         setup="delivery.RESEND = 0.1\n"
         + slow
-        + "room.DRIVERS['simulated'] = lambda *_: room.Driver('simulated', '', read, 1, 0.0)\n",
+        + "room.DRIVERS['simulated'] = lambda *_: room.Driver('simulated', '', read, 1, 0.0, made_up=True)\n",
     )
     first, numbers = time.time(), []
     desktop.settimeout(2)

@@ -1,0 +1,265 @@
+"""The ways to the sensor: the kernel's own driver, two packages, and a simulation."""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+import time
+from collections.abc import Callable
+
+PIN = 11  # the pin of the course, a BCM number
+MIN_INTERVAL = 2.0  # seconds between reads, and after power-up; AM2302 manual
+TRIES = 3  # for one read; on a good day about one in five fails
+ADAFRUIT_READ = 0.52  # seconds that a read takes in Adafruit_DHT
+IIO_DEVICES = "/sys/bus/iio/devices/iio:device*"
+GPIOMEM = "/dev/gpiomem"  # how Adafruit_DHT reaches the pins without root; a Pi 5 has none
+
+Values = tuple[float, float]  # humidity (%), temperature (°C)
+
+
+class NoDriver(Exception):
+    """A driver cannot be used here: a sentence that says why, and one that names the remedy."""
+
+    def __init__(self, why: str, remedy: str) -> None:
+        super().__init__(why)
+        self.why = why
+        self.remedy = remedy
+
+
+class SeveralSensors(NoDriver):
+    """The kernel reads several sensors, and nobody said which one is meant."""
+
+
+class Driver:
+    """A way to the sensor.
+
+    `read` returns humidity and temperature as they come. Any exception means no answer, or a
+    damaged one. It is tried `tries` times for a reading, and rests `rest` seconds between the end
+    of one try and the next. What is `made_up` needs no check: no sensor is read.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        read: Callable[[], Values],
+        tries: int,
+        rest: float,
+        made_up: bool = False,
+        close: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.name = name
+        self.description = description
+        self.read = read
+        self.tries = tries
+        self.rest = rest
+        self.made_up = made_up
+        self.close = close
+
+
+def reason(error: Exception) -> str:
+    """Return in one line why something failed, whatever a foreign package raised."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed"
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    if text and isinstance(error, (OSError, RuntimeError, ValueError, NoDriver)):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def iio_pin(folder: str, name: str) -> int | None:
+    """Return the BCM number of a device's pin, None if it cannot be known."""
+    try:
+        with open(os.path.join(folder, "of_node", "gpios"), "rb") as file:
+            cells = file.read()
+    except OSError:
+        cells = b""
+    if len(cells) >= 8:  # big-endian cells of 32 bits: which GPIO controller, the pin, flags
+        return int.from_bytes(cells[4:8], "big")
+    try:
+        return int(name.partition("@")[2], 16) or None  # older overlays name each one dht11@0
+    except ValueError:
+        return None
+
+
+def iio_devices() -> dict[str, int | None]:
+    """Return the pin of each sensor that the kernel reads, by the folder of its IIO device."""
+    devices = {}
+    for folder in sorted(glob.glob(IIO_DEVICES)):
+        try:
+            with open(os.path.join(folder, "name")) as file:
+                name = file.read().strip()
+        except OSError:  # it was removed in this moment
+            continue
+        if name.startswith("dht11"):  # the driver for DHT11, DHT21 and DHT22
+            devices[folder] = iio_pin(folder, name)
+    return devices
+
+
+def find_iio(pin: int | None) -> tuple[str, int | None]:
+    """Return the folder and the pin of the IIO device on `pin`.
+
+    Where no pin is asked for, it is the one on the usual pin, or else the only one. Raise NoDriver.
+    """
+    devices = iio_devices()
+    wanted = PIN if pin is None else pin
+    for folder, connected in devices.items():
+        if connected == wanted:
+            return folder, connected
+    if pin is None and len(devices) == 1:
+        return next(iter(devices.items()))
+
+    setup = f"sudo dtoverlay dht11 gpiopin={wanted}"
+    pins = [f"GPIO{each}" if each is not None else "a pin unknown" for each in devices.values()]
+    if not pins:
+        raise NoDriver(
+            "no sensor is set up on this machine",
+            f"On a Pi: {setup}. Without a Pi: --driver simulated",
+        )
+    if pin is None:
+        raise SeveralSensors(
+            f"{len(pins)} sensors are set up, on {' and '.join(pins)}",
+            "Choose one with --pin",
+        )
+    raise NoDriver(
+        f"no sensor is set up on GPIO{pin}, only on {' and '.join(pins)}",
+        f"Choose one of these with --pin, or set this one up: {setup}",
+    )
+
+
+def open_iio(sensor: str, pin: int | None) -> Driver:
+    """Read through the kernel's own driver: every Pi, no packages, no privileges."""
+    _, connected = find_iio(pin)
+
+    def read() -> Values:
+        folder, _ = find_iio(connected)  # each time: it may have come back under another number
+        values = []
+        for name in "in_humidityrelative_input", "in_temp_input":  # milli-%, milli-°C, of one frame
+            with open(os.path.join(folder, name)) as file:
+                values.append(int(file.read()) / 1000)
+        return values[0], values[1]
+
+    if connected is None:
+        description = "the kernel reads the only sensor that is set up, on a pin unknown"
+    elif connected in (pin, PIN):
+        description = f"the kernel reads the sensor on GPIO{connected}"
+    else:
+        description = f"the kernel reads the only sensor that is set up, on GPIO{connected}"
+    return Driver("iio", description, read, TRIES, MIN_INTERVAL)
+
+
+def adafruit_platform() -> dict[str, object]:
+    """Return the `platform` that Adafruit_DHT has to be given; nothing where it finds its own."""
+    try:
+        from Adafruit_DHT.common import get_platform
+    except ImportError:  # a version that finds its platform in another way
+        return {}
+    try:
+        get_platform()
+        return {}
+    except RuntimeError:  # 64-bit kernels name no hardware in /proc/cpuinfo
+        if not os.path.exists(GPIOMEM):
+            raise
+    from Adafruit_DHT import Raspberry_Pi_2
+
+    return {"platform": Raspberry_Pi_2}
+
+
+def open_adafruit(sensor: str, pin: int | None) -> Driver:
+    """Read with `Adafruit_DHT.read_retry`, as the course does: 32-bit Pi OS, not on a Pi 5."""
+    import Adafruit_DHT
+
+    gpio = PIN if pin is None else pin
+    platform = adafruit_platform()
+
+    def read() -> Values:
+        humidity, temperature = Adafruit_DHT.read_retry(
+            getattr(Adafruit_DHT, sensor),
+            gpio,
+            retries=TRIES,
+            delay_seconds=MIN_INTERVAL,
+            **platform,
+        )
+        if humidity is None or temperature is None:
+            raise RuntimeError(f"no answer on GPIO{gpio}, or a damaged one, {TRIES} times")
+        return humidity, temperature
+
+    description = f"Adafruit_DHT reads the sensor on GPIO{gpio}"
+    if platform:
+        description += f"; it does not know this platform, but there is {GPIOMEM}"
+    return Driver("adafruit", description, read, 1, MIN_INTERVAL - ADAFRUIT_READ)
+
+
+def open_circuitpython(sensor: str, pin: int | None) -> Driver:
+    """Read with CircuitPython's adafruit_dht, whose packages are the user's to install."""
+    os.environ.setdefault("BLINKA_SKIP_DEPENDENCY_CHECK", "1")  # its check may stop to ask
+    import adafruit_dht
+    import board
+
+    gpio = PIN if pin is None else pin
+    model = adafruit_dht.DHT11 if sensor == "DHT11" else adafruit_dht.DHT22
+    device = model(getattr(board, f"D{gpio}"), use_pulseio=False)  # pulseio leaves a process behind
+
+    def read() -> Values:
+        humidity, temperature = device.humidity, device.temperature
+        if humidity is None or temperature is None:
+            raise RuntimeError(f"no answer on GPIO{gpio}")
+        return humidity, temperature
+
+    description = f"adafruit_dht reads the sensor on GPIO{gpio}"
+    return Driver("circuitpython", description, read, TRIES, MIN_INTERVAL, close=device.exit)
+
+
+def open_simulated(sensor: str, pin: int | None) -> Driver:
+    """Make readings up, for those who have no Pi yet: slow waves about 50 % and 21 °C."""
+
+    def read() -> Values:
+        now = time.monotonic()
+        return 50 + 10 * math.sin(now / 60), 21 + 5 * math.sin(now / 100)
+
+    return Driver("simulated", "no sensor is read", read, 1, 0.0, made_up=True)
+
+
+DRIVERS = {
+    "iio": open_iio,
+    "adafruit": open_adafruit,
+    "circuitpython": open_circuitpython,
+    "simulated": open_simulated,
+}
+AUTO = "iio", "adafruit", "circuitpython"  # in this order; never the simulated one
+
+
+def open_one(name: str, sensor: str, pin: int | None) -> Driver:
+    """Return the driver `name`; raise NoDriver, whatever its package raised."""
+    try:
+        return DRIVERS[name](sensor, pin)
+    except NoDriver:
+        raise
+    except Exception as error:  # each package, and each chip in Blinka, raises what it likes
+        raise NoDriver(
+            f"driver {name} cannot be used: {reason(error)}",
+            "docs/sensors.md tells where it works; driver iio needs no package",
+        ) from None
+
+
+def open_driver(name: str, sensor: str, pin: int | None) -> Driver:
+    """Return the driver `name`, or for `auto` the first that can be used; raise NoDriver.
+
+    pin is a BCM number, None if it was not given.
+    """
+    if name != "auto":
+        return open_one(name, sensor, pin)
+    failures: list[NoDriver] = []
+    for each in AUTO:
+        try:
+            return open_one(each, sensor, pin)
+        except SeveralSensors:  # another driver would read yet another pin
+            raise
+        except NoDriver as error:
+            failures.append(error)
+    kernel, *packages = failures
+    details = "; ".join(error.why for error in packages)
+    raise NoDriver(kernel.why, f"{kernel.remedy}. Besides, {details}")
