@@ -170,8 +170,8 @@ class Delivery:
         self.link.report(
             "silent",
             f"no answer from {self.link} for {patience:g} s: is server.py running there, and does"
-            " its firewall let UDP in? What is read is kept and sent again; the server's own"
-            " screen tells what it refuses",
+            " its firewall let UDP in? It keeps trying; the server's own screen tells what it"
+            " refuses",
         )
         self.answered_at = now
 
