@@ -233,7 +233,7 @@ def through_a_bad_network(server, folder, seed, sensors, count, server_kills, cl
     total = sensors * count
 
     def start_server():
-        running = server(*logs, setup="import server; server.RETRY = 0.05")
+        running = server(*logs, timers={"journal.RETRY": 0.05})
         relay.server = running.port
         return running
 
@@ -418,7 +418,7 @@ def short_run(folder, logs, disturbed, call="", inject=None):
             0,
             *options(*(folder / log for log in logs)),
             prefix=prefix,
-            setup="import server; server.RETRY = 0.05",
+            timers={"journal.RETRY": 0.05},
         )
         started.append(running)
         until(lambda: running.process.poll() is not None or "on the Pi" in running.err)

@@ -618,31 +618,28 @@ delivery.Delivery.receive = flood
 # Key files, and what is refused at the start
 
 GOOD = b"kitchen " + b"0a" * 32 + b"\n"
+NO_KEY = "line 1 is not `name key`"
 KEY_FILES = {  # content, mode: what is wrong, None if nothing is
     (GOOD, 0o600): None,
     (GOOD.rstrip(), 0o400): None,
     (b"kitchen\t" + b"0A" * 32 + b" \r\n", 0o600): None,
-    (GOOD, 0o640): "others can read it: chmod 600",
-    (GOOD, 0o604): "others can read it: chmod 600",
-    (GOOD, 0o610): "others can read it: chmod 600",
-    (b"", 0o600): "it is empty",
-    (b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (b"0a" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (b"kitchen " + b"0a" * 31 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (b"kitchen " + b"0a" * 33 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (b"kitchen " + b"0g" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (b"kitchen=" + b"0a" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (
-        b"k\xc3\xbcche " + b"0a" * 32 + b"\n",
-        0o600,
-    ): "line 1 is no `name key`, or a name's second one",
-    (
-        b"k" * 33 + b" " + b"0a" * 32 + b"\n",
-        0o600,
-    ): "line 1 is no `name key`, or a name's second one",
-    (GOOD + b"# the attic's\n", 0o600): "line 2 is no `name key`, or a name's second one",
-    (GOOD + GOOD, 0o600): "line 2 is no `name key`, or a name's second one",
-    (b"\0" * 1000, 0o600): "line 1 is no `name key`, or a name's second one",
+    (b"# the kitchen's\n\n \t\n" + GOOD + b"\n#" + GOOD, 0o600): None,
+    (GOOD, 0o640): "others can read it: chmod 600 key",
+    (GOOD, 0o604): "others can read it: chmod 600 key",
+    (GOOD, 0o610): "others can read it: chmod 600 key",
+    (b"", 0o600): "there is none in it",
+    (b"\n# none\n", 0o600): "there is none in it",
+    (b"0a" * 32 + b"\n", 0o600): NO_KEY,
+    (b"kitchen " + b"0a" * 31 + b"\n", 0o600): NO_KEY,
+    (b"kitchen " + b"0a" * 33 + b"\n", 0o600): NO_KEY,
+    (b"kitchen " + b"0g" * 32 + b"\n", 0o600): NO_KEY,
+    (b"kitchen=" + b"0a" * 32 + b"\n", 0o600): NO_KEY,
+    (b"k\xc3\xbcche " + b"0a" * 32 + b"\n", 0o600): NO_KEY,
+    (b"k" * 33 + b" " + b"0a" * 32 + b"\n", 0o600): NO_KEY,
+    (b"192.168.1.7 " + b"0a" * 32 + b"\n", 0o600): NO_KEY,
+    (GOOD + b"kitchen\n", 0o600): "line 2 is not `name key`",
+    (GOOD + b"\n" + GOOD, 0o600): "line 3 is a second key for kitchen",
+    (b"\0" * 1000, 0o600): NO_KEY,
 }
 
 
@@ -659,14 +656,15 @@ def test_key_file(tmp_path, content, mode, wrong):
     else:
         with pytest.raises(OSError) as raised:
             console.read_keys(tmp_path / "key")
-        assert raised.value.strerror == wrong
+        assert raised.value.strerror == wrong.replace("600 key", f"600 {tmp_path / 'key'}")
 
 
 @pytest.mark.parametrize(
-    "content, mode", [(GOOD, 0o640), (b"", 0o600), (GOOD + GOOD, 0o600), (b"kitchen 0a\n", 0o600)]
+    "content, mode",
+    [(GOOD, 0o640), (b"", 0o600), (GOOD + b"kitchen\n", 0o600), (b"\0" * 1000, 0o600)],
 )
 def test_a_key_file_that_is_refused(script, tmp_path, content, mode):
-    wrong = KEY_FILES.get((content, mode), "line 1 is no `name key`, or a name's second one")
+    wrong = KEY_FILES[content, mode]
     (tmp_path / "key").write_bytes(content)
     (tmp_path / "key").chmod(mode)
     server = script("server", "--port", 0, "--keys", "key")

@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from dht22 import linefile, logs
+from dht22 import history, linefile, logs
 
 HEADER = "time,client,name,humidity,temperature,n\n"
 PLAIN = "2026-11-21T10:00:02.123Z,192.168.1.7,,74.3,25.7,"
@@ -51,6 +51,11 @@ MENDED = {  # ending: [(what is there, what is left of it)]
             for cut in range(1, len(NAMED))
         ],
         (HEADER + PLAIN + "\n\0\0", HEADER + PLAIN + "\n"),
+        # Somebody emptied the file while it was written: the header is put back.
+        (PLAIN + "\n", HEADER + PLAIN + "\n"),
+        (PLAIN, HEADER + PLAIN + "\n"),
+        (PLAIN + "\n" + NAMED + "\n\0\0", HEADER + PLAIN + "\n" + NAMED + "\n"),
+        ((PLAIN + "\n") * 50_000, HEADER + (PLAIN + "\n") * 50_000),
     ],
 }
 REFUSED = {
@@ -71,7 +76,9 @@ REFUSED = {
     ".csv": [
         "buy milk\n",
         "when,what\n",
-        PLAIN + "\n",
+        PLAIN + "\nbuy milk\n",
+        PLAIN + "\nbuy mi",
+        PLAIN[:20],
         HEADER + "buy milk\n",
         HEADER + PLAIN + "\nbuy mi",
         "time;client\n",
@@ -118,7 +125,7 @@ def test_another_database_is_refused_untouched(tmp_path):
         connection.execute("CREATE TABLE milk (litres)")
     connection.close()
     before = (tmp_path / "log.db").read_bytes()
-    with pytest.raises(OSError, match="not one of readings"):
+    with pytest.raises(OSError, match="its table is not that of our readings"):
         logs.DbLog(str(tmp_path / "log.db"), print)
     assert (tmp_path / "log.db").read_bytes() == before
 
@@ -139,7 +146,7 @@ def test_database_has_the_columns_of_the_csv_and_null_where_that_is_empty(tmp_pa
 def test_a_database_that_is_removed_under_way_is_a_failing_log(tmp_path):
     log = logs.DbLog(str(tmp_path / "log.db"), print)
     os.rename(tmp_path / "log.db", tmp_path / "log.db.1")
-    with pytest.raises(OSError, match="with the server stopped"):
+    with pytest.raises(OSError, match="moved away"):
         log.append([ROW])
 
 
@@ -202,17 +209,22 @@ def test_nuls_at_the_end_of_a_log(tmp_path, nuls):
     assert path.read_text() == notes
 
 
-def test_a_row_without_a_header_is_refused(tmp_path):
-    path = tmp_path / "log.csv"
-    path.write_text(PLAIN)
-    with pytest.raises(OSError, match="not a file of ours"):
-        logs.CsvLog(str(path), print)
-    assert path.read_text() == PLAIN
+def test_a_header_that_is_put_back_keeps_the_mode_and_follows_no_link(tmp_path):
+    path, other = tmp_path / "log.csv", tmp_path / "other"
+    path.write_text(PLAIN + "\n")
+    path.chmod(0o640)
+    other.write_text("mine")
+    (tmp_path / "log.csv.new").symlink_to(other)
+    logs.CsvLog(str(path), print)
+    assert path.read_text() == HEADER + PLAIN + "\n"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert other.read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["log.csv", "other"]
 
 
 def test_what_lies_beside_a_log_is_no_reason_to_fail(tmp_path):
-    log = logs.CsvLog(str(tmp_path / "log.csv"), print)
+    logs.CsvLog(str(tmp_path / "log.csv"), print)
     (tmp_path / "log.csv.old").symlink_to(tmp_path / "nowhere")
     (tmp_path / "log.csv.d").mkdir()
     (tmp_path / "log.csv.2.gz").write_text("no gzip")
-    assert log.last() == {}
+    assert history.recover(str(tmp_path / "log.csv")) == {}

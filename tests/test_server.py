@@ -23,11 +23,8 @@ def test_logs_text_and_csv_and_prints(server, tmp_path):
     assert header == "time,client,name,humidity,temperature,n"
     assert len(rows) == 2 and all(STAMPED.fullmatch(row) for row in rows)
     assert re.fullmatch(r"(\d\d:\d\d:\d\d 127\.0\.0\.1 74\.3,25\.7\n){2}", running.out)
-    assert re.search(r"^on the Pi: python3 client.py \S+ --port \d+$", running.err, re.MULTILINE)
-    assert running.err.endswith(
-        "received 2 = logged 2 + duplicates 0 + refused 0 + overflowed 0; dropped 0\n"
-        "127.0.0.1: 2 readings\n"
-    )
+    running.says(r"^on the Pi: python3 client.py \S+ --port \d+( \(or [^.]+\.local\))?$")
+    assert running.err.endswith("2 readings logged\n127.0.0.1: 2 readings\n")
 
 
 def test_count_is_exact_when_more_arrive(server, tmp_path):
@@ -168,7 +165,7 @@ def test_logging_goes_on_without_a_reader_of_stdout(server, tmp_path):
             send(running.port, *[b"50.0,20.0"] * 100)
             until(lambda: len(lines(tmp_path / log)) == (block + 1) * 100)  # noqa: B023
         assert running.stop() == 0
-        assert "logged 6000 " in running.err
+        assert "6000 readings logged\n" in running.err
     os.close(writing)
     with open(reading) as pipe:
         printed = pipe.read().splitlines(keepends=True)
@@ -200,7 +197,7 @@ def test_logging_goes_on_with_a_terminal_that_stands_still(server, tmp_path):
         send(running.port, *[b"50.0,20.0"] * 100)
         until(lambda: len(lines(tmp_path / "a.txt")) == (block + 1) * 100)
     assert running.stop() == 0
-    assert "logged 10000 " in running.err
+    assert "10000 readings logged\n" in running.err
     assert os.read(master, 10).endswith(b" 1")
     os.close(master)
     os.close(terminal)

@@ -139,15 +139,16 @@ def blast(port, number, rate=None, host="127.0.0.1"):
 
 def summary(running):
     """Return received, logged, duplicates, refused, overflowed, dropped: the server's last word."""
-    return [
-        int(n)
-        for n in re.search(
-            r"^received (\d+) = logged (\d+) \+ duplicates (\d+) \+ refused (\d+)"
-            r" \+ overflowed (\d+); dropped (\d+)$",
-            running.err,
-            re.MULTILINE,
-        ).groups()
-    ]
+    account = re.search(
+        r"^received (\d+) = logged (\d+) \+ duplicates (\d+) \+ refused (\d+)"
+        r" \+ overflowed (\d+); dropped (\d+)$",
+        running.err,
+        re.MULTILINE,
+    )
+    if account:
+        return [int(figure) for figure in account.groups()]
+    logged = int(re.search(r"^(\d+) readings? logged$", running.err, re.MULTILINE)[1])
+    return [logged, logged, 0, 0, 0, 0]
 
 
 def settle(path):
