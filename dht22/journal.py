@@ -66,8 +66,8 @@ class Backlog:
         if not self.trouble:
             self.trouble = str(error.strerror)
             say(
-                f"cannot write {self.log.path} ({self.trouble}); up to {BACKLOG} readings are kept"
-                " for it, and written as soon as that is possible"
+                f"cannot write {self.log.path} ({self.trouble}); "
+                f"up to {BACKLOG:,} readings wait until it can be written"
             )
 
     def lacks(self) -> int:
