@@ -1,6 +1,6 @@
-"""The main job on real input: the unmodified Adafruit_DHT, its C driver included, reads a DHT22 of GPIO registers.
+"""The main job on real input: the unmodified Adafruit_DHT, C driver included, reads GPIO registers.
 
-The sensor and the Pi around it are in dht22sim; single answers get lost there now and then, as in life.
+The DHT22 and the Pi around it are in dht22sim, where an answer is lost now and then, as in life.
 """
 
 import os
@@ -16,7 +16,8 @@ import pytest
 from tools import lines, missing, needs, needs_namespaces, until
 
 SIM = Path(__file__).parent / "dht22sim"
-# --use-pep517: pip before 23.1 does not pass the option on without it. --no-cache-dir: later builds would get this one.
+# --use-pep517: pip before 23.1 drops the option without it. --no-cache-dir: later builds would
+# get this one.
 PIP = [
     sys.executable,
     "-m",
@@ -48,8 +49,9 @@ def built(tmp_path_factory):
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         missing("Python.h")
     folder = tmp_path_factory.mktemp("built")
-    # The driver tells 0 from 1 by counting loops while the line is low, and while it is high. On a Pi the register
-    # takes the time; in memory these two loops, once optimized, run at different speeds: then all bits may be 0.
+    # The driver tells 0 from 1 by counting loops while the line is low and while it is high. On a
+    # Pi reading the register takes the time; in memory the two loops, once optimized, run at
+    # different speeds, and all bits may be 0.
     environment = {**os.environ, "CFLAGS": "-O0"}
     build = subprocess.run([*PIP, folder], env=environment, stderr=subprocess.PIPE, text=True)
     if build.returncode:
@@ -75,7 +77,7 @@ def pi(built, script, tmp_path):
 
 @pytest.fixture
 def weather(tmp_path):
-    """Append lines to the sensor's schedule: `ok 743 257`; each start signal takes one, the last one stays."""
+    """Append answers (`ok 743 257`) to the schedule: one for each start signal; the last stays."""
 
     def append(*answers):
         with open(tmp_path / "schedule", "a") as schedule:
@@ -85,7 +87,10 @@ def weather(tmp_path):
 
 
 def states(client):
-    """Return the client's changes of state, F for failing and R for reading again, and the failed polls of each R."""
+    """Return the client's changes of state and the number of failed polls before each R.
+
+    F: it fails. R: it reads again.
+    """
     found = re.findall(
         r"^(no reading: |reading again, after (\d+) failed)", client.err, re.MULTILINE
     )
@@ -121,7 +126,7 @@ def test_no_answer_and_damaged_ones_are_said_once(pi, weather, server, tmp_path)
 
 
 def poll(rng, reading):
-    """Return the answers to a poll: most are good, some at the second try, some never, some all zeros."""
+    """Return the answers to a poll: most good, some at the second try, some never, some zeros."""
     return rng.choices(
         [[f"ok {reading}"], [f"bad {reading}", f"ok {reading}"], ["dead 0 0"] * 3, ["ok 0 0"]],
         [12, 4, 3, 1],
