@@ -1,4 +1,4 @@
-"""The client as its users meet it, with drivers faked at the edge: a module on PYTHONPATH, a tree over /sys."""
+"""The client as its users meet it. Drivers are faked at the edge: a module, a tree over /sys."""
 
 import random
 import re
@@ -13,7 +13,7 @@ from tools import lines
 
 QUICK = {"drivers.MIN_INTERVAL": 0.001}
 
-# Plays the readings of a file, `None None` for a failed one, then is silent; notes how it was called.
+# Plays the readings of a file (`None None`: a failed one), then is silent; notes its calls.
 FAKE_ADAFRUIT = """
 DHT11, DHT22, AM2302 = 11, 22, 22
 readings = iter(open("readings").read().split("\\n"))
@@ -126,7 +126,8 @@ def test_what_is_no_reading_is_not_sent(script, server, tmp_path, fake_adafruit,
         (
             ["127.0.0.1"],
             1,
-            "no sensor is set up on this machine. On a Pi: sudo dtoverlay dht11 gpiopin=11. Without a ",
+            "no sensor is set up on this machine. On a Pi: sudo dtoverlay dht11 gpiopin=11. "
+            "Without a ",
         ),
         (["no.such.host.invalid", "--driver", "simulated"], 1, "no host 'no.such.host.invalid'"),
         (["x" * 70, "--driver", "simulated"], 1, "no host 'xxx"),
@@ -171,7 +172,8 @@ def test_goes_on_when_the_name_cannot_be_resolved_and_when_there_is_no_route(scr
     setup = """
 import socket
 answers = [socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")] * 5
-answers.insert(0, socket.gaierror(socket.EAI_NONAME, "Name or service not known"))  # later on: no reason to end
+# An unknown name is no reason to end either, once the client runs.
+answers.insert(0, socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
 real = socket.getaddrinfo
 def getaddrinfo(*args, **keywords):
     print(args, file=open("asked", "a"))

@@ -1,4 +1,4 @@
-"""Named readings through a bad network, with server and clients killed at every point: each exactly once."""
+"""Named readings, each logged once, through a bad network and kills at every point."""
 
 import csv
 import os
@@ -21,15 +21,15 @@ SEEDS = 500  # of each test at its full size: some ten seconds each
 RESEND = 0.01  # seconds; what waits longer is spooled
 LATE = 0.4  # seconds that a busy machine may take for that
 
-# All that is time goes a hundred times as fast as for a sensor that is read every 2 s, the microseconds of n too.
+# All times are a hundredth of those for a sensor that is read every 2 s, the microseconds in n too.
 TIMERS = f"""
 from dht22 import delivery
 delivery.LEAP = {RESEND * 1_000_000:.0f}
 delivery.RESEND = {RESEND}
 delivery.RESEND_MOST = {2 * RESEND}, {2 * RESEND}
 """
-# A sensor whose readings are all different: the k-th ever taken is k/10 %, at a temperature of its own for each client
-# and each start of it. It notes what it read, and when (monotonic), in a file.
+# A sensor whose readings are all different: the k-th is k/10 %, at a temperature of its own for
+# each start of each client. It notes what it read, and when (monotonic), in a file.
 COUNTER = (
     TIMERS
     + """
@@ -52,7 +52,7 @@ room.DRIVERS["simulated"] = open_counter
 
 
 class Client:
-    """A client that is killed and started again on its spool, and what of its readings must not be lost."""
+    """A client that is killed and started again on its spool; knows what must not be lost."""
 
     def __init__(self, folder, number, port):
         self.folder, self.number, self.port = folder, number, port
@@ -62,7 +62,7 @@ class Client:
         self.note = folder / f"{self.name}.taken"
         self.starts = []  # a Script each
         self.ends = []  # when they had ended (monotonic)
-        self.spooled = []  # readings that were in the spool before the start or when a client had ended
+        self.spooled = []  # readings in the spool before the start and after each end
 
     def start(self, count, interval, setup="", prefix=()):
         setup = (
@@ -177,9 +177,10 @@ def in_database(path, name):
 
 
 def check(folder, clients, acknowledged, doubled=True):
-    """Compare the logs with what was read, spooled and acknowledged; return the age at the kill of what is missing.
+    """Compare the logs with what was read, spooled and acknowledged.
 
-    doubled: a kill between two logs may have doubled a reading in the text log, or left one in the database alone.
+    Return how old at the kill the missing readings were. doubled: a kill between two logs may have
+    doubled a reading in the text log, or left one in the database alone.
     """
     rows = Rows(folder / "a.csv").follow()
     text = readings(folder / "a.txt")
@@ -225,7 +226,10 @@ def collect(acknowledged):
 
 
 def through_a_bad_network(server, folder, seed, sensors, count, server_kills, client_kills, number):
-    """Deliver `count` readings of each sensor while server and clients get the signal `number`; return the ages."""
+    """Deliver `count` readings of each sensor while server and clients get the signal `number`.
+
+    Return how old at the kill the missing readings were.
+    """
     dice = random.Random(seed)
     acknowledged = {}
     rows = Rows(folder / "a.csv")
@@ -239,8 +243,9 @@ def through_a_bad_network(server, folder, seed, sensors, count, server_kills, cl
 
     with Relay(0, seed, loss=0.3, doubled=0.2, late=0.1, watch=collect(acknowledged)) as relay:
         clients = [Client(folder, each, relay.port) for each in range(1, sensors + 1)]
-        # Each goes when so many readings are on the log, some clients when so many are taken: at any moment of a run,
-        # however fast it is. Those read as often as they can deliver, the others have a spool that grows.
+        # Each is killed when so many readings are logged, some clients when so many are read: at
+        # any moment of a run, however fast. These read as often as they can deliver; the spools of
+        # the others grow.
         kills = {
             client: sorted(dice.sample(range(1, count * 9 // 10), client_kills))
             for client in clients
@@ -307,7 +312,8 @@ def test_killed_in_a_bad_network(
         server, tmp_path, seed, sensors, count, server_kills, client_kills, signal.SIGKILL
     )
     print(
-        f"missing {len(missing)}, read {max(missing, default=0) * 1000:.0f} ms before the kill at most"
+        f"missing {len(missing)}, "
+        f"read {max(missing, default=0) * 1000:.0f} ms before the kill at most"
     )
     assert all(age < RESEND + LATE for age in missing), "younger than the first timeout"
 
@@ -345,11 +351,12 @@ def test_stopped_before_anything_was_spooled_or_acknowledged(server, tmp_path):
     assert check(tmp_path, [client], acknowledged, doubled=False) == []
 
 
-# strace makes the k-th such call, on a log or the spool, kill the server or the client, or fail. The run that is
-# disturbed begins with a spool that has grown long and logs that have all of it but the last reading; the answer to
-# the one before was lost.
+# strace makes the k-th such call, on a log or the spool, fail, or kill the server or the client.
+# The disturbed run begins with a spool that has grown long and logs that have all of it but the
+# last reading; the answer to the one before was lost.
 SPOOLED = 18
-ROOM = "from dht22 import delivery; delivery.QUEUE = 8; delivery.RESEND = 0.03\n"  # a spool of twice the queue is written anew
+# A spool of twice the queue is replaced.
+ROOM = "from dht22 import delivery; delivery.QUEUE = 8; delivery.RESEND = 0.03\n"
 
 
 def reading_of(k):
@@ -387,8 +394,9 @@ def strace(folder, trace, paths=(), inject=None):
 def short_run(folder, logs, disturbed, call="", inject=None):
     """Deliver what a spool holds and four more readings; the `disturbed` script runs under strace.
 
-    What is killed is started again, undisturbed. call: what is disturbed, if it is not a call on a file. Return the
-    trace, the exit codes of what ended before its time, and how old at the kill the readings were that are missing.
+    What is killed is started again, undisturbed. call: what is disturbed, if not a call on a file.
+    Return the trace, the exit codes of what ended early, and how old at the kill the missing
+    readings were.
     """
     folder.mkdir()
     paths = [
@@ -471,7 +479,7 @@ def lines_of(spool):
 
 
 def at_every_call(folder, logs, disturbed, fault):
-    """Disturb a run at each of its calls in turn; return how many there were and how many runs they ended."""
+    """Disturb a run at each of its calls in turn; return the number of calls and of runs ended."""
     needs("strace")
     trace, *_ = short_run(folder / "trace", logs, disturbed)
     points = [("", *call) for call in calls(trace)]
@@ -518,7 +526,7 @@ def test_the_server_disturbed_at_every_call(tmp_path, logs, fault):
 
 
 def test_a_spool_torn_at_any_byte(tmp_path, monkeypatch):
-    """As a power cut would leave it: a beginning of what waits, each as it was read, the first with its n."""
+    """After a power cut: the first of the waiting readings, unchanged, the oldest with its n."""
     monkeypatch.setattr(spool, "say", lambda line: None)
     path = tmp_path / "whole.spool"
     read = ["50.0,20.1", "50.1,-10.5", "100.0,-40.0"]
@@ -539,7 +547,7 @@ def test_a_spool_torn_at_any_byte(tmp_path, monkeypatch):
 
 
 def test_an_answer_follows_a_sync_of_every_log(tmp_path):
-    """Of what was on the logs at the start as well: a server that was killed before its sync may have written it."""
+    """What the logs held at the start counts too: a killed server may not have synced it."""
     trace, *_ = short_run(tmp_path / "run", BOTH, "server", "write,fsync,sendto")
     unsynced = {"a.txt", "a.csv"}
     answers = 0

@@ -1,4 +1,4 @@
-"""The server killed, and its disk failing, at every point: whole lines only, nothing lost, none doubled."""
+"""The server killed, and its disk failing, at every point: whole lines, none lost, none doubled."""
 
 import os
 import re
@@ -71,7 +71,7 @@ SENT = [b"11.1,1.1", b"22.2,2.2", b"33.3,3.3", b"44.4,4.4"]
 
 
 def short_run(script, tmp_path, logs, inject=None):
-    """Run a server under strace for four batches; return it, what was seen on each log, and the trace."""
+    """Run a server under strace for four batches; return it, what each log showed, the trace."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

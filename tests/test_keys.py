@@ -1,4 +1,4 @@
-"""Keys: who has none can neither write into the logs nor make a client forget; the true client is unharmed."""
+"""Keys: without one nobody can write into the logs, make a client forget, or disturb a true one."""
 
 import ast
 import gzip
@@ -33,7 +33,7 @@ def keys(tmp_path):
 
 
 def ask(port, *questions):
-    """Send from one socket, and return the answers up to that of the last, which has to be a good one."""
+    """Send from one socket; return all answers up to that to the last question, a good one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(10)
         sock.connect(("127.0.0.1", port))
@@ -177,7 +177,7 @@ def test_n_and_age_at_and_past_their_bounds_never_stop_the_server(server, tmp_pa
     number = 0
 
     def answered(n, age):
-        """Send a reading as kitchen and, to know the end, one as attic; tell whether the first was answered."""
+        """Send a reading as kitchen, then one as attic to know the end; was the first answered?"""
         nonlocal number
         number += 1
         first = datagram.sign(f"50.0,20.0,kitchen,{n},{age}".encode(), key)
@@ -226,7 +226,7 @@ def test_n_and_age_at_and_past_their_bounds_never_stop_the_server(server, tmp_pa
 
 
 def attacks():
-    """Return what an attacker may send who has attic's key and has seen a datagram of kitchen's, with the reason."""
+    """Return datagrams and reasons; the attacker has attic's key and saw one of kitchen's."""
     good = format_named("50.0,20.0", "kitchen", START + 10**6, 0.0, KITCHEN)
     body, mac = good[:-33], good[-32:]
     of_attic = format_named("50.0,20.0", "attic", START + 10**6, 0.0, ATTIC)
@@ -425,7 +425,7 @@ def test_a_great_number_of_names_is_bounded(server, tmp_path, number):
 
 
 def wrong_answers(name, n, mac, old, key):
-    """Return answers to the reading n that must change nothing; `old`: the true one to the reading before."""
+    """Return answers to reading n that must change nothing; `old`: the true one to an older n."""
 
     def signed(last, interval=None, question=mac, key=key, name=name):
         return format_ack(name, last, interval, question, key)
@@ -584,7 +584,7 @@ def test_whatever_the_answer_the_next_n_is_one(desktop, script, last):
 
 
 def test_a_client_in_a_flood_of_answers_goes_on_reading(desktop, script):
-    """Garbage comes faster than it can be read: each datagram that is taken leaves another one in the socket."""
+    """Garbage comes faster than it is read: each datagram taken leaves another in the socket."""
     client = script(
         "client",
         "127.0.0.1",
@@ -603,7 +603,8 @@ from dht22 import delivery
 take = delivery.Delivery.receive
 
 def flood(self):
-    self.link.sock.sendto(b"ack,kitchen,1000000000000001,", ("127.0.0.1", self.link.sock.getsockname()[1]))
+    port = self.link.sock.getsockname()[1]
+    self.link.sock.sendto(b"ack,kitchen,1000000000000001,", ("127.0.0.1", port))
     take(self)
 
 delivery.Delivery.receive = flood
@@ -677,8 +678,8 @@ def test_a_key_file_that_is_refused(script, tmp_path, content, mode):
         == f"server.py: error: cannot use the keys in key ({wrong}); make them with --new-key\n"
     )
     assert (
-        client.err
-        == f"client.py: error: cannot use the key in key ({wrong}); make one with server.py --new-key\n"
+        client.err == f"client.py: error: cannot use the key in key ({wrong});"
+        " make one with server.py --new-key\n"
     )
     assert not (tmp_path / "datalog.csv").exists() and not (tmp_path / "spool").exists()
 
@@ -851,7 +852,7 @@ def test_the_server_sets_the_interval_of_named_clients(script, server, tmp_path)
 
 
 def compared(source):
-    """Return the lines in which something that is called mac or digest is compared by an operator."""
+    """Return the lines in which an operator compares something called mac or digest."""
 
     def names(node):
         if (
