@@ -17,15 +17,19 @@ Exit code: 0 = stopped by Ctrl+C, SIGTERM or --count, 1 = could not start, or go
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports just ends the script
+
 import argparse
 import errno
 import os
-import signal
 import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dht22 import console
 from dht22.console import Notices, Parser, Screen, counted, say
@@ -89,12 +93,13 @@ class Server:
         All else is refused.
         """
         now, monotonic = time.time(), time.monotonic()
+        as_logged = AS_LOGGED.fullmatch
         rows: list[Row] = []
         questions: list[tuple[Peer, Named]] = []
         for datagram, peer in batch:
             address = peer[0].removeprefix("::ffff:")  # how a socket for both shows IPv4
-            if self.keys is None and AS_LOGGED.fullmatch(datagram):  # most are: no need to parse
-                rows.append((now, address, "", datagram.decode("ascii"), ""))
+            if self.keys is None and as_logged(datagram):  # most are: no need to parse
+                rows.append((now, address, "", datagram.decode(), ""))
                 continue
             try:
                 reading, named = parse(datagram)
@@ -197,10 +202,15 @@ def stop_signals() -> socket.socket:
     stop, bell = socket.socketpair()
     bell.setblocking(False)
     signal.set_wakeup_fd(bell.detach())
+    catch_signals(lambda *_: None)
+    return stop
+
+
+def catch_signals(handler: Callable[..., object]) -> None:
+    """Let a handler take Ctrl+C and SIGTERM, unless whoever started us wants them ignored."""
     for each in signal.SIGINT, signal.SIGTERM:
         if signal.getsignal(each) != signal.SIG_IGN:
-            signal.signal(each, lambda *_: None)
-    return stop
+            signal.signal(each, handler)
 
 
 def log(text: str) -> str:
@@ -352,8 +362,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.new_key:
         console.print_new_key(parser, options.new_key)
         return 0
-    if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    catch_signals(signal.default_int_handler)
     try:
         return serve(parser, options)
     except KeyboardInterrupt:  # before it served

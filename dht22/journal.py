@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from operator import itemgetter
 
 from dht22.console import Notices, counted, say
 from dht22.logs import Log, Row
@@ -153,8 +154,8 @@ class Journal:
 
 def batches(rows: Sequence[Row]) -> list[Batch]:
     """Return rows as batches, in the order of each sender."""
-    named = [row for row in rows if row[2]]
-    if not named:
+    if not any(map(itemgetter(2), rows)):
         return [Batch(rows, named=False)] if rows else []
     plain = [row for row in rows if not row[2]]
+    named = [row for row in rows if row[2]]
     return [*batches(plain), Batch(named, named=True)]
