@@ -132,8 +132,12 @@ class DbLog:
         execute = self.connection.execute
         self.refuse_foreign()
         # What a killed predecessor committed and did not flush counts from now on. It comes first:
-        # on a full disk it makes room.
-        execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        # on a small disk it makes room.
+        try:
+            execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.OperationalError as error:
+            if "full" not in str(error):  # that is reported when a reading cannot be written
+                raise
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = FULL")
         execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
