@@ -175,9 +175,12 @@ def test_every_value_sent_is_true(pi, weather, server, tmp_path, polls, seed):
 @pytest.mark.parametrize("cpuinfo", [PI_3, PI_3_64_BIT], ids=["32 bit", "64 bit"])
 def test_dht_read(pi, weather, cpuinfo):
     weather("ok 743 257")
-    check = pi("dht_read", "--driver", "adafruit", cpuinfo=cpuinfo, pin=4)
-    assert check.wait() == 0, check.err
-    assert check.out == "74.3,25.7\n"
+    for _ in range(10):  # an answer is lost now and then, on a busy machine three in a row
+        check = pi("dht_read", "--driver", "adafruit", cpuinfo=cpuinfo, pin=4)
+        if check.wait() == 0:
+            break
+        assert check.out == "" and "no reading: no answer on GPIO4" in check.err
+    assert check.out == "74.3,25.7\n", check.err
 
 
 def test_dht_read_without_answer(pi, weather):
