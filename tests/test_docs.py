@@ -114,6 +114,17 @@ def simulated(port, *options):
     ]
 
 
+def test_no_block_is_forgotten():
+    """Each block that is marked as code of a language is run, here or in test_readme.py."""
+    marked = {page: re.findall(r"^```(\w+)$", text, re.MULTILINE) for page, text in TEXT.items()}
+    marked.pop("publish.md", None)  # needs a broker: test_publish.py
+    assert {page: blocks for page, blocks in marked.items() if blocks} == {
+        "README.md": ["sh", "sh"],
+        "formats.md": ["python", "sh", "toml"],
+        "keys.md": ["sh"],
+    }
+
+
 @calls_of("client")
 def test_each_client_sends(server, script, tmp_path, arguments):
     keys = []
@@ -128,6 +139,11 @@ def test_each_client_sends(server, script, tmp_path, arguments):
     client = script("client", *simulated(started.port, *arguments[1:]), env=state)
     assert client.wait() == started.wait() == 0
     assert len(lines(tmp_path / "datalog.txt")) == 1
+
+
+@calls_of("dht_read")
+def test_each_check_of_the_sensor_reads(script, arguments):
+    assert script("dht_read", *arguments, "--driver", "simulated").wait() == 0
 
 
 def test_both_keys_are_made_and_accepted(tmp_path, server, script):
