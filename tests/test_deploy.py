@@ -58,6 +58,12 @@ def test_the_client_can_reach_what_it_needs():
     assert not [line for line in client if line.startswith(hiding)]
 
 
+@pytest.mark.parametrize("script", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
+def test_scripts_can_be_started_by_their_names(script):
+    assert os.access(script, os.X_OK)
+    assert script.read_text(encoding="utf-8").startswith("#!/usr/bin/env ")
+
+
 def six_commands(heading):
     """Return the first block under a heading of years.md."""
     section = YEARS[YEARS.index(f"## {heading}") :]
