@@ -5,13 +5,15 @@ from __future__ import annotations
 import socket
 
 
-def resolve(host: str, port: int) -> tuple[int, tuple[object, ...]]:
-    """Return the family, IPv4 or IPv6, and the address of `host`; raise OSError, socket.gaierror for a name."""
-    name = (
-        host.encode("ascii") if host.isascii() else host
-    )  # str would import the tables of IDNA: a megabyte
+def resolve_all(host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
+    """Return the addresses of `host`, each with its family; raise OSError, gaierror for a name."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(name, port, type=socket.SOCK_DGRAM)[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     except UnicodeError:  # a label of more than 63 characters, or none
         raise socket.gaierror(socket.EAI_NONAME, "not the name of a host") from None
-    return family, address
+    return [(family, address) for family, _, _, _, address in found]
+
+
+def resolve(host: str, port: int) -> tuple[int, tuple[object, ...]]:
+    """Return the family and the first address of `host`; raise OSError, gaierror for a name."""
+    return resolve_all(host, port)[0]
