@@ -2,7 +2,7 @@
 """Log the readings of any number of Raspberry Pis, as they arrive.
 
     $ python3 server.py
-    listening on *:10001, logging to /home/ada/datalog.txt, /home/ada/datalog.csv
+    listening on *:10001, logging to /home/you/datalog.txt, /home/you/datalog.csv
     on the Pi: python3 client.py 192.168.1.5 (or desktop.local)
     10:00:02 192.168.1.7 74.3,25.7
     10:00:04 192.168.1.7 74.4,25.7
