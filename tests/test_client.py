@@ -137,10 +137,10 @@ def test_what_can_be_a_host(text):
     "argv, code, error",
     [
         ([], 2, "the following arguments are required: SERVER"),
-        (["127.0.0.1", "--port", "0.5"], 2, "'0.5' is no port"),
-        (["127.0.0.1", "--port", "0"], 2, "'0' is no port"),
+        (["127.0.0.1", "--port", "0.5"], 2, "'0.5' is not a port"),
+        (["127.0.0.1", "--port", "0"], 2, "'0' is not a port"),
         (["127.0.0.1", "--interval", "1"], 2, "a sensor needs 2 s between readings (datasheet)"),
-        (["127.0.0.1", "--interval", "nan"], 2, "'nan' is no interval"),
+        (["127.0.0.1", "--interval", "nan"], 2, "'nan' is not an interval"),
         (["127.0.0.1", "--pin", "28"], 2, "'28' is no GPIO"),
         (["127.0.0.1", "--sensor", "DHT23"], 2, "invalid choice: 'DHT23'"),
         (

@@ -742,9 +742,9 @@ def test_a_key_file_that_is_refused(script, tmp_path, content, mode):
             2,
             "--name attic differs from the key's, kitchen; leave it",
         ),
-        ("client", ["h", "--name", "küche"], 2, "'küche' is no name"),
-        ("client", ["h", "--name", "a,b"], 2, "'a,b' is no name"),
-        ("client", ["h", "--name", "k" * 33], 2, "is no name"),
+        ("client", ["h", "--name", "küche"], 2, "'küche' is not a name"),
+        ("client", ["h", "--name", "a,b"], 2, "'a,b' is not a name"),
+        ("client", ["h", "--name", "k" * 33], 2, "is not a name"),
         ("client", ["h", "--spool", "spool"], 2, "--spool is for a named sensor; give a --name"),
         ("server", ["--keys", "one", "--log", "a.txt"], 2, "--keys needs a .csv or .db log"),
         (
@@ -754,14 +754,14 @@ def test_a_key_file_that_is_refused(script, tmp_path, content, mode):
             "cannot use the keys in none (No such file or directory)",
         ),
         ("server", ["--keys", ""], 1, "cannot use the keys in  (No such file or directory)"),
-        ("server", ["--new-key", "a b"], 2, "'a b' is no name"),
-        ("server", ["--new-key", ""], 2, "'' is no name"),
+        ("server", ["--new-key", "a b"], 2, "'a b' is not a name"),
+        ("server", ["--new-key", ""], 2, "'' is not a name"),
         *[
             (
                 "server",
                 ["--interval", each],
                 2,
-                f"{each!r} is no interval (whole seconds, 2 to 86400)",
+                f"{each!r} is not an interval (whole seconds, 2 to 86400)",
             )
             for each in ("1", "0", "86401", "x", "2.5", "", "-2", "1e3", "٢٢", "nan")
         ],
