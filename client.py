@@ -9,16 +9,22 @@
     ^C
     closing socket
 
-A reading is sent as one UDP datagram, humidity,temperature. Exit code: 0 = stopped by Ctrl+C, SIGTERM or
---count, 1 = could not start, 2 = usage.
+A reading is sent as one UDP datagram, humidity,temperature. Exit code: 0 = stopped by Ctrl+C,
+SIGTERM or --count, 1 = could not start, 2 = usage.
 """
 
 from __future__ import annotations
+
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports just ends the script
 
 import argparse
 import errno
 import math
 import os
+import re
 import socket
 import sys
 import time
@@ -29,8 +35,9 @@ from dht22 import console
 from dht22.console import Parser, Screen, say
 from dht22.datagram import PORT
 from dht22.drivers import MIN_INTERVAL
-from dht22.link import Link, Plain, Stop
+from dht22.link import Link, Plain
 from dht22.sensor import OFF, NoReading, Sensor, add_sensor_options, open_sensor
+from dht22.stop import Stop
 
 HUNG = 5  # failed polls in a row, after which a sensor may hang
 
@@ -40,10 +47,10 @@ if TYPE_CHECKING:
 
 
 def next_due(due: float, interval: float, now: float) -> float:
-    """Return the next of the moments due + k x interval that is not past; a late reading bunches up none."""
-    return (
-        max(due + math.ceil((now - due) / interval) * interval, due + interval) if interval else now
-    )
+    """Return the next of the moments due + k x interval: a late reading bunches up none."""
+    if not interval:
+        return now
+    return max(due + interval, due + math.ceil((now - due) / interval) * interval)
 
 
 def run(
@@ -52,13 +59,14 @@ def run(
     """Read, send, print, wait; until `count` readings are sent."""
     due = time.monotonic()
     failed = sent = 0
-    while sent != count:
+    while True:
         try:
-            reading = stop.during(sensor.read, sender.interval)
+            with stop.interruptible():
+                reading = sensor.read(sender.interval)
         except NoReading as error:
             failed += 1
             if failed == 1:
-                say(f"no reading: {error}; trying on")
+                say(f"no reading: {error}; it keeps trying")
             if failed % HUNG == 0:
                 revive(sensor, failed, stop)
         else:
@@ -68,28 +76,62 @@ def run(
             if sender.send(reading):
                 screen.show(reading + "\n")
                 sent += 1
-        now, last = time.monotonic(), due
-        while sent != count and not sender.serve(due := next_due(last, sender.interval, now), stop):
-            pass  # the interval was changed: it counts from the last reading
-    while not sender.serve(None, stop):
-        pass
+        if sent == count:
+            break
+        due = wait_for_next(due, sender, stop)
+    sender.finish(stop)
+
+
+def wait_for_next(due: float, sender: Plain | Delivery, stop: Stop) -> float:
+    """Let the sender work until the reading after that of `due` is due; return when that is."""
+    now = time.monotonic()
+    interval = None
+    while interval != sender.interval:  # the server may set another meanwhile
+        interval = sender.interval
+        following = next_due(due, interval, now)
+        sender.serve(following, stop)
+    return following
 
 
 def revive(sensor: Sensor, failed: int, stop: Stop) -> None:
     """Switch a sensor off that seems to hang, if that can be done; the next read switches it on."""
     if sensor.power:
         say(f"{failed} polls failed: switching the sensor off and on")
-        stop.during(sensor.power.switch_off)
+        with stop.interruptible():
+            sensor.power.switch_off()
     elif failed == HUNG:
         say(
-            f"{failed} polls failed: if the sensor hangs, take its power away for {OFF:g} s; --power-pin does that"
+            f"{failed} polls failed: if the sensor hangs, take its power away for {OFF:g} s;"
+            " --power-pin does that"
         )
+
+
+def host(text: str) -> str:
+    """Convert `text` to the name or the address of a machine; whether it exists shows later."""
+    labels = (text[:-1] if text.endswith(".") else text).split(".")
+    if ":" in text:
+        family, address = socket.AF_INET6, text.partition("%")[0]
+    else:
+        family, address = socket.AF_INET, text
+    try:
+        if ":" in text or labels[-1].isdecimal():
+            socket.inet_pton(family, address)
+        elif not all(re.fullmatch(r"[\w-]{1,63}", label) for label in labels):
+            raise ValueError
+    except (OSError, ValueError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no host (a name or an address; a port goes into --port)"
+        ) from None
+    return text
 
 
 def get_parser() -> Parser:
     parser = Parser("client.py", __doc__)
     parser.add_argument(
-        "server", metavar="SERVER", help="name or address of the machine that runs server.py"
+        "server",
+        type=host,
+        metavar="SERVER",
+        help="name or address of the machine that runs server.py",
     )
     parser.add_argument(
         "--port", type=console.port, default=PORT, help="UDP port (default: %(default)s)"
@@ -125,19 +167,24 @@ def get_parser() -> Parser:
     return parser
 
 
+def read_key(parser: Parser, path: str) -> tuple[str, bytes]:
+    """Return the name and the key in a key file; end the script if it cannot be used."""
+    try:
+        keys = console.read_keys(path)
+        if len(keys) > 1:
+            raise OSError(errno.EINVAL, "it has several; a Pi needs only its own")
+    except OSError as error:
+        parser.fail(
+            f"cannot use the key in {path} ({error.strerror}); make one with server.py --new-key"
+        )
+    return next(iter(keys.items()))
+
+
 def open_sender(parser: Parser, options: argparse.Namespace, link: Link) -> Plain | Delivery:
     """Return what sends as the options say; end the script if it cannot."""
     name, key = options.name, None
     if options.key is not None:
-        try:
-            keys = console.read_keys(options.key)
-            if len(keys) > 1:
-                raise OSError(errno.EINVAL, "it has several; a Pi shall have its own only")
-        except OSError as error:
-            parser.fail(
-                f"cannot use the key in {options.key} ({error.strerror}); make one with server.py --new-key"
-            )
-        ((name, key),) = keys.items()
+        name, key = read_key(parser, options.key)
         if options.name not in (None, name):
             parser.error(f"--name {options.name} differs from the key's, {name}; leave it out")
     if not name:
@@ -151,7 +198,7 @@ def open_sender(parser: Parser, options: argparse.Namespace, link: Link) -> Plai
     path = options.spool or os.path.join(state, "dht22", f"{name}.spool")
     try:
         if not options.spool:
-            with suppress(OSError):  # said by the spool
+            with suppress(OSError):  # reported by the spool
                 os.makedirs(os.path.dirname(path), exist_ok=True)
         return Delivery(link, name, key, options.interval, Spool(path))
     except OSError as error:
@@ -162,34 +209,27 @@ def open_sender(parser: Parser, options: argparse.Namespace, link: Link) -> Plai
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Send readings until told to stop; return 0."""
+    stop = Stop()
     parser = get_parser()
     options = parser.parse_args(argv)
     if options.port == 0:
         parser.error("argument --port: '0' is no port to send to")
     if options.interval < MIN_INTERVAL and options.driver != "simulated":
         parser.error(
-            f"a sensor needs {MIN_INTERVAL:g} s between readings (datasheet); give a longer --interval"
+            f"a sensor needs {MIN_INTERVAL:g} s between readings (datasheet);"
+            " give a longer --interval"
         )
-    stop = Stop()
-    link = Link(
-        options.server, options.port, connected=options.name is None and options.key is None
-    )
+    link = Link(options.server, options.port)
+    screen = Screen(None if options.quiet else sys.stdout)
     try:
-        with (
-            closing(open_sender(parser, options, link)) as sender,
-            closing(stop.during(open_sensor, parser, options)) as sensor,
-        ):
-            try:
-                link.sock = stop.during(link.open)
-            except socket.gaierror as error:
-                if error.errno == socket.EAI_NONAME:
-                    parser.fail(
-                        f"no host {options.server!r} ({error.strerror}); give the desktop's name or address"
-                    )
-            except OSError:
-                pass  # said when the first reading cannot be sent
-            say(f"sending to {link} every {options.interval:g} s")
-            run(sensor, sender, options.count, Screen(None if options.quiet else sys.stdout), stop)
+        with closing(open_sender(parser, options, link)) as sender:
+            with stop.interruptible():
+                sensor = open_sensor(parser, options)
+            with closing(sensor):
+                say(f"sending to {link} every {options.interval:g} s")
+                with stop.interruptible():
+                    link.look_up()
+                run(sensor, sender, options.count, screen, stop)
     except KeyboardInterrupt:
         pass
     say("closing socket")

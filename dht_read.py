@@ -36,7 +36,7 @@ HINTS = (
     (
         "platform|no dht11 device",
         "the way that works on every Pi: sudo dtoverlay dht11 gpiopin=11 now, and for good the line "
-        "dtoverlay=dht11,gpiopin=11 in /boot/firmware/config.txt",
+        "dtoverlay=dht11,gpiopin=11 in /boot/firmware/config.txt (on Bullseye /boot/config.txt)",
     ),
 )
 

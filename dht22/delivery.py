@@ -1,37 +1,32 @@
 """Delivery of a named sensor's readings: each is sent until the server has it on the disk.
 
-Only the oldest reading is under way, and it alone has an n. What waits for longer than the first timeout is written
-to the spool, which is emptied once all is acknowledged: while all is well, nothing is written.
+Only the oldest reading is under way, and it alone has an n. What waits for longer than the first
+timeout is written to the spool, which is emptied once all is acknowledged: while all is well,
+nothing is written.
 """
 
 from __future__ import annotations
 
-import os
-import select
+import random
 import time
 from collections import deque
-from functools import partial
-from itertools import takewhile
 
 from dht22.console import say
-from dht22.datagram import LIMIT, N, format_named, parse_ack, verify
-from dht22.link import Link, Stop
-from dht22.spool import BOOT, Spool, Waiting, boottime
+from dht22.datagram import Ack, N, format_named, parse_ack, verify
+from dht22.link import Link
+from dht22.spool import Spool, boot_id
+from dht22.stop import Stop
 
-RESEND = 1.0  # seconds to the first repetition, times 1 to 1.5, and doubled for each further one (RFC 7252, 4.2)
+# Seconds to the first repetition, times 1 to 1.5, and doubled for each further one (RFC 7252, 4.2)
+RESEND = 1.0
 RESEND_MOST = 2.0, 60.0  # seconds to a repetition are the interval at most, but within these
-SILENCE = (
-    60.0  # seconds without an acknowledgement, after which that is said and the name resolved anew
-)
+FIRST_SILENCE = 5.0  # seconds without any acknowledgement since the start, after which that is said
+SILENCE = 60.0  # seconds without a further one, after which that is said
 SENDS = 16  # of one n, whose answers are told apart: over a slow link an earlier one is answered
 LEAP = 1_000_000  # n grows by 1 to this, at random, so that two clients of one name hardly meet
+LAST_N = N[1] - LEAP  # the highest n that is sent: one can always follow
 QUEUE = 100_000  # readings kept
 INTERVAL = 2, 86400  # seconds that a server may set
-
-
-def chance() -> float:
-    """Return a number from 0 up to 1, at random; the module for that would cost half a megabyte."""
-    return int.from_bytes(os.urandom(4), "big") / 2**32
 
 
 class Delivery:
@@ -43,189 +38,224 @@ class Delivery:
         self.link = link
         self.name = name
         self.key = key
-        self.interval = interval
+        self.interval = interval  # seconds from one reading to the next
         self.spool = spool
-        self.queue, self.n = spool.load()  # n: that of the first in the queue, once it is sent
-        self.highest = self.n or 0  # own n or last of an acknowledgement
-        if not self.queue:
-            self.n = None
-            if spool.readings:
-                spool.clear()
-        elif any(each.boot != BOOT for each in self.queue):
-            say(
-                "readings wait from before the Pi's last start: their time is right only if its clock was and is"
-            )
-        self.sends: deque[bytes] = deque(maxlen=SENDS)  # the MACs of this n
+        # n belongs to the oldest reading, once it was sent; highest is the highest n ever seen.
+        waiting, self.n, self.highest = spool.load()
+        self.queue = deque(waiting)  # the readings that wait, the oldest first
+        self.spooled = len(waiting)  # so many of them, from the oldest on, are in the spool
+        self.macs: deque[bytes] = deque(maxlen=SENDS)  # of what was sent with this n
         self.timeout = RESEND  # seconds to the next repetition
-        self.due = 0.0  # when the first in the queue is sent (monotonic)
-        self.heard = (
-            time.monotonic()
-        )  # when there was an acknowledgement, or nothing to acknowledge
-        self.first = True  # no n was settled since the start
+        self.due = 0.0  # when the oldest reading is sent (monotonic)
+        self.renumber_at = 0.0  # when the next n may be drawn because of an answer (monotonic)
+        self.was_answered = False  # since the start
+        self.answered_at = time.monotonic()  # or when the queue was last empty
         self.dropped = 0  # for want of room
-        self.said: set[str] = set()
+        self.reported: set[str] = set()
+        if not waiting:
+            spool.clear()
+        elif any(each.boot != boot_id() for each in waiting):
+            say(
+                "readings wait from before the Pi's last start: their time is right only if its"
+                " clock was and is"
+            )
 
     def send(self, reading: str) -> bool:
         """Queue a reading that was just read."""
         if not self.queue:
-            self.heard = time.monotonic()
+            self.answered_at = time.monotonic()
             self.due = 0.0
-        self.queue.append(Waiting(reading, BOOT, boottime(), time.time()))
+        self.queue.append(self.spool.stamp(reading))
         if len(self.queue) > QUEUE:
-            self.queue.popleft()
-            self.n = None
+            self.remove_oldest()
             self.dropped += 1
-            self.say_once(
+            self.report_once(
                 "dropped",
                 f"more than {QUEUE} readings wait: the oldest are dropped, and counted at the end",
             )
         return True
 
-    def serve(self, until: float | None, stop: Stop) -> bool:
-        """Send and take acknowledgements until then (monotonic), or (None) until nothing waits.
-
-        Return False before that if the server has changed the interval.
-        """
+    def serve(self, until: float, stop: Stop) -> None:
+        """Deliver until then (monotonic), or until the server has changed the interval."""
         interval = self.interval
-        pause = 0.0  # an acknowledgement may wait since before the sensor was read
-        while until is not None or self.queue:
-            sources = [self.link.sock] if self.link.sock else []
-            if stop.during(select.select, sources, [], [], max(0.0, pause))[0]:
-                self.receive()
-            if self.interval != interval:
-                return False
-            self.keep()
-            now = time.monotonic()
-            if self.queue and now >= self.due:
-                self.transmit(now)
-            if until is not None and now >= until:
-                break
-            pause = (until or now + RESEND) - now
-            if self.queue:
-                pause = min(pause, self.due - now, RESEND)
-        return True
+        self.receive(self.link.wait(0.0, stop))  # what came while the sensor was read
+        while True:
+            self.deliver(until, stop)
+            if time.monotonic() >= until or self.interval != interval:
+                return
+
+    def finish(self, stop: Stop) -> None:
+        """Deliver until nothing waits."""
+        self.receive(self.link.wait(0.0, stop))
+        while self.queue:
+            self.deliver(time.monotonic() + RESEND, stop)
+
+    def deliver(self, until: float, stop: Stop) -> None:
+        """Do what is due, then wait for an answer: until then, or until something is due again."""
+        self.keep()
+        if self.queue:
+            if time.monotonic() >= self.due:
+                self.transmit()
+            until = min(until, self.due)
+            self.notice_silence()
+        if self.link.wants_look_up():
+            self.spool_rest()  # a look-up can take long
+            self.link.look_up()
+        self.receive(self.link.wait(until - time.monotonic(), stop))
+
+    # What is kept on the disk
 
     def keep(self) -> None:
-        """Spool the readings that have waited long, and those behind them."""
-        if self.spool.readings and self.spool.was_removed():
-            self.spool.rewrite(self.queue, self.n)
-        if not self.queue or self.queue[-1].place is not None:
-            return
-        if self.spool.readings or boottime() - self.queue[0].since > RESEND:
+        """Spool all that waits if the oldest has waited for long, or if the spool is in use."""
+        if not self.spool.is_empty():
+            if self.spool.was_removed():
+                self.spooled = 0
             self.spool_rest()
-            if self.spool.readings > 2 * QUEUE:
-                self.spool.rewrite(self.queue, self.n)
+        elif self.queue and self.queue[0].age() > RESEND:
+            self.spool_rest()
+        if self.spool.is_long() and self.spooled == len(self.queue):
+            self.spool.rewrite(self.queue)
 
     def spool_rest(self) -> None:
-        """Spool what is not there yet, the last of those that wait."""
-        new = list(takewhile(lambda each: each.place is None, reversed(self.queue)))[::-1]
-        if new:
-            self.spool.add(new, self.n if new[0] is self.queue[0] else None)
+        """Spool the readings that are not there yet, and the mark that is owed."""
+        if self.spooled == 0 and self.n is not None:
+            self.spool.owe(self.queue[0].place, self.n)
+        rest = (self.queue[k] for k in range(self.spooled, len(self.queue)))
+        if self.spool.write(rest):
+            self.spooled = len(self.queue)
 
-    def transmit(self, now: float) -> None:
-        """Send the first in the queue, with an age drawn anew."""
-        first = self.queue[0]
-        if self.n is None:
-            wall = int(time.time() * 1_000_000)
-            n = (
-                max(self.highest, wall if wall < N[1] - LEAP else 0, N[0])
-                + 1
-                + int(chance() * LEAP)
-            )
-            self.n = min(n, N[1] - 1)
-            self.highest = self.n
-            self.timeout = RESEND
-            self.sends.clear()
-            if self.spool.readings:
-                self.spool.sent(first, self.n)
-        if now - self.heard > SILENCE:
-            self.say_once(
-                "silent",
-                f"no answer from {self.link} for {SILENCE:g} s: is server.py running there, can it"
-                " be reached, does it hold this key? What was read is kept and sent again",
-            )
-            self.link.close()
-            self.heard = now
-        self.link.send(partial(self.datagram, first, self.n))
-        most = max(
-            RESEND_MOST[0], min(self.interval, RESEND_MOST[1])
-        )  # never rarer than a plain client sends
-        self.due = now + min(self.timeout * (1 + chance() / 2), most)
+    # Sending
+
+    def transmit(self) -> None:
+        """Send the oldest reading, with its age at this moment; for the first time with a new n."""
+        now = time.monotonic()
+        most = max(RESEND_MOST[0], min(self.interval, RESEND_MOST[1]))  # as a plain client sends
+        n = self.draw_n() if self.n is None else self.n
+        if n is None:
+            self.due = now + most
+            return
+        oldest = self.queue[0]
+        datagram = format_named(oldest.reading, self.name, n, oldest.age(), self.key)
+        self.macs.append(datagram.rpartition(b",")[2])
+        self.link.send(datagram)
+        self.due = now + min(self.timeout * random.uniform(1, 1.5), most)
         self.timeout *= 2
 
-    def datagram(self, waiting: Waiting, n: int) -> bytes:
-        """Return a reading as it is sent at this moment."""
-        datagram = format_named(waiting.reading, self.name, n, waiting.age(), self.key)
-        self.sends.append(datagram.rpartition(b",")[2])
-        return datagram
+    def draw_n(self) -> int | None:
+        """Give the oldest reading an n above all that were seen; return None if there is none."""
+        clock = int(time.time() * 1_000_000)
+        n = max(self.highest, clock if clock < LAST_N else 0, N[0]) + random.randint(1, LEAP)
+        if n > LAST_N:
+            self.report_once(
+                "last n",
+                f"the server has had the last n of {self.name}, so nothing can be sent under this"
+                " name; what is read is kept; give another --name, or use keys",
+            )
+            return None
+        self.n = self.highest = n
+        self.timeout = RESEND
+        self.macs.clear()
+        if not self.spool.is_empty():  # the n has to be on the disk before it is sent
+            self.spool.owe(self.queue[0].place, n)
+            self.spool_rest()
+        return n
 
-    def receive(self) -> None:
+    def notice_silence(self) -> None:
+        """Report that no acknowledgement comes, and turn to the server's next address."""
+        patience = SILENCE if self.was_answered or self.link.reported else FIRST_SILENCE
+        now = time.monotonic()
+        if self.n is None or now - max(self.answered_at, self.link.failed_at) <= patience:
+            return
+        self.link.turn()
+        self.link.report(
+            "silent",
+            f"no answer from {self.link} for {patience:g} s: is server.py running there, and does"
+            " its firewall let UDP in? What is read is kept and sent again; the server's own"
+            " screen tells what it refuses",
+        )
+        self.answered_at = now
+
+    # Answers
+
+    def receive(self, datagram: bytes) -> None:
         """Take an acknowledgement. Only one that equals the n under way settles it."""
         try:
-            datagram = self.link.sock.recv(LIMIT + 1) if self.link.sock else b""
             ack = parse_ack(datagram)
-        except (OSError, ValueError):
+        except ValueError:
             return
-        if (
-            ack.name != self.name
-            or self.n is None
-            or bool(ack.mac) != bool(self.key)
-            or ack.last < self.n
-        ):
+        if self.n is None or ack.last < self.n or not self.is_genuine(ack, datagram):
             return
-        if self.key and not any(verify(datagram, self.key, question) for question in self.sends):
-            return
-        if ack.last > self.n:
+        if ack.last == self.n:
+            self.settle(ack.interval)
+        else:
             self.renumber(ack.last)
+
+    def is_genuine(self, ack: Ack, datagram: bytes) -> bool:
+        """Tell whether this is an answer to the reading under way."""
+        if ack.name != self.name:
+            return False
+        if self.key is None or ack.mac is None:
+            return self.key is None and ack.mac is None
+        return any(verify(datagram, self.key, mac) for mac in self.macs)
+
+    def settle(self, interval: int | None) -> None:
+        """Go on to the next reading: the server has the oldest on its disk."""
+        self.remove_oldest()
+        self.was_answered = True
+        self.answered_at = time.monotonic()
+        self.link.recover(f"{self.link} answers")
+        if not self.queue:
+            self.spool.clear()
+        if interval is None or interval == self.interval:
             return
+        if INTERVAL[0] <= interval <= INTERVAL[1]:
+            self.interval = float(interval)
+            say(f"the server sets the interval to {interval} s")
+
+    def remove_oldest(self) -> None:
         self.queue.popleft()
+        self.spooled = max(0, self.spooled - 1)
         self.n = None
         self.due = 0.0
-        self.first = False
-        self.heard = time.monotonic()
-        if "silent" in self.said:
-            self.said.remove("silent")
-            say(f"{self.link} answers again")
-        if not self.queue and self.spool.readings:
-            self.spool.clear()
-        if (
-            ack.interval is not None
-            and ack.interval != self.interval
-            and INTERVAL[0] <= ack.interval <= INTERVAL[1]
-        ):
-            self.interval = float(ack.interval)
-            say(f"the server sets the interval to {ack.interval} s")
 
     def renumber(self, last: int) -> None:
-        """Let the reading under way have a new n: the server has a higher one of this name than we ever sent."""
-        if last > N[1] - LEAP:
-            self.say_once("bound", f"an acknowledgement of {last} is ignored: no n could follow")
+        """Let the oldest reading have a new n: the server has a higher one than we ever sent."""
+        if last > LAST_N:
+            self.report_once(
+                "bound",
+                f"an acknowledgement of {last} is ignored: no n could follow; give another --name,"
+                " or use keys",
+            )
             return
-        if not self.first:
-            self.say_once(
+        if self.was_answered:
+            self.report_once(
                 "other",
                 f"the server has later readings of {self.name}: does another client send as"
                 f" {self.name}? Give each a name of its own",
             )
-        self.first = False
+        self.was_answered = True
         self.highest = max(self.highest, last)
         self.n = None
-        self.due = 0.0
+        # Once in a while only: forged answers must cost neither disk nor network.
+        self.due = max(time.monotonic(), self.renumber_at)
+        self.renumber_at = self.due + RESEND
 
-    def say_once(self, kind: str, line: str) -> None:
-        if kind not in self.said:
-            self.said.add(kind)
+    def report_once(self, kind: str, line: str) -> None:
+        if kind not in self.reported:
+            self.reported.add(kind)
             say(line)
 
     def close(self) -> None:
         """Spool what is not acknowledged."""
+        self.spool.retry_at = 0.0
+        if not self.queue:
+            self.spool.clear()
         self.spool_rest()
-        if self.queue:
-            lost = sum(each.place is None for each in self.queue)
-            say(
-                f"{len(self.queue) - lost} readings wait in the spool"
-                + (f", {lost} are lost" if lost else "")
-            )
+        lost = len(self.queue) - self.spooled
+        if self.spooled:
+            say(f"readings that wait in the spool: {self.spooled}")
+        if lost:
+            say(f"readings that are lost, because the spool cannot be written: {lost}")
         if self.dropped:
-            say(f"dropped {self.dropped} readings, the oldest of those that waited")
+            say(f"readings dropped, the oldest of those that waited: {self.dropped}")
         self.link.close()

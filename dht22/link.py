@@ -1,108 +1,164 @@
-"""The way to the server, the plain sender, and the moments at which Ctrl+C may interrupt."""
+"""The way to the server, and the plain sender."""
 
 from __future__ import annotations
 
-import signal
+import errno
+import os
+import select
 import socket
+import sys
 import time
-from collections.abc import Callable
+from collections import deque
 
 from dht22.console import say
-from dht22.sockets import resolve
+from dht22.datagram import LIMIT
+from dht22.sockets import resolve_all
+from dht22.stop import Stop
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+QUIET = 10.0  # seconds without an error, after a datagram, until the way counts as good again
+LOOK_UP = 1.0  # seconds from one look-up to the next, at least
+LOOK_UP_REST = 9  # times as long as a look-up took there is no other: a tenth of the time at most
+PAUSE = 1.0  # seconds to wait for a datagram at most; the sender then looks what else is due
+IP_RECVERR, IPV6_RECVERR = 11, 25  # Linux, ip(7) and ipv6(7); Python names them from 3.14 on
 
 
-class Stop:
-    """Ctrl+C and SIGTERM, let in only while the sensor is read or time passes: nothing is sent half-way."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.open = False
-        for number in signal.SIGINT, signal.SIGTERM:
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self.ask)
-
-    def ask(self, *_: object) -> None:
-        self.asked = True
-        if self.open:
-            raise KeyboardInterrupt
-
-    def during(self, call: Callable[..., Any], *args: object) -> Any:
-        """Return what `call` returns; raise KeyboardInterrupt as soon as asked to stop."""
-        self.open = True
-        try:
-            if self.asked:
-                raise KeyboardInterrupt
-            return call(*args)
-        finally:
-            self.open = False
+def open_socket(family: int) -> socket.socket:
+    """Return a socket that never blocks; on Linux it reports ICMP errors. Raise OSError."""
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    if sys.platform == "linux":
+        if family == socket.AF_INET:
+            sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+    return sock
 
 
 class Link:
-    """The way to the server. Its name is resolved anew after each error, and a change of state is said, once."""
+    """The way to the server: the addresses of its name, a socket, and what was reported of them.
 
-    def __init__(self, host: str, port: int, connected: bool) -> None:
+    Whatever fails is reported once and tried again: at the next address, and when each address has
+    failed, after the name was looked up again. The sender asks for the look-up when it has time.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
         self.host = host
         self.port = port
-        self.connected = connected  # the kernel then tells when nothing listens there, but takes no other's answer
+        self.addresses: deque[tuple[int, tuple[object, ...]]] = deque()  # the first is used
+        self.untried = 0  # addresses that have not failed since the last look-up
+        self.look_up_at = 0.0  # monotonic; no look-up before
         self.sock: socket.socket | None = None
-        self.address: tuple[object, ...] = ()
-        self.trouble = ""
-        self.unresolved: socket.gaierror | None = None
-        self.ask_again = 0.0  # monotonic
+        self.reported: set[object] = set()  # kinds of trouble, until the way is good again
+        self.failed_at = 0.0  # monotonic
+        self.quiet_since: float | None = None  # when something was sent, without an error since
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    def open(self) -> socket.socket:
-        """Return a socket for the server; raise OSError."""
+    def wants_look_up(self) -> bool:
+        return self.untried <= 0 and time.monotonic() >= self.look_up_at
+
+    def look_up(self) -> None:
+        """Look the server's name up, which can take many seconds."""
         began = time.monotonic()
-        if self.unresolved and began < self.ask_again:
-            raise self.unresolved
         try:
-            family, self.address = resolve(self.host, self.port)
-        except socket.gaierror as error:
-            self.unresolved, now = error, time.monotonic()
-            self.ask_again = now + 10 * (
-                now - began
-            )  # asking in vain can take many seconds: not at each reading
-            raise
-        sock = socket.socket(family, socket.SOCK_DGRAM)
-        try:
-            if self.connected:
-                sock.connect(self.address)
-        except OSError:
-            sock.close()
-            raise
-        return sock
-
-    def send(self, datagram: Callable[[], bytes]) -> bool:
-        """Send what `datagram` returns, once the way is open; return False if that cannot be done now."""
-        trouble = ""
-        for _ in range(
-            2
-        ):  # the error may be the answer to the datagram before: then this one goes out second
-            try:
-                self.sock = self.sock or self.open()
-                if self.connected:
-                    self.sock.send(datagram())
-                else:
-                    self.sock.sendto(datagram(), self.address)
-                break
-            except OSError as error:
-                trouble = (
-                    f"nothing listens on {self}; is server.py running there?"
-                    if isinstance(error, ConnectionRefusedError)
-                    else f"cannot send to {self} ({error.strerror}); trying on"
-                )
+            found = resolve_all(self.host, self.port)
+        except OSError as error:
+            self.report(
+                "look-up", f"cannot look up {self.host} ({error.strerror}); it keeps trying"
+            )
+        else:
+            if not self.addresses or found[0] != self.addresses[0]:
                 self.close()
-        if trouble != self.trouble:
-            say(trouble or f"sending to {self} again")
-            self.trouble = trouble
-        return self.sock is not None
+            self.addresses = deque(found)
+            self.untried = len(found)
+        now = time.monotonic()
+        self.look_up_at = now + max(LOOK_UP, LOOK_UP_REST * (now - began))
+
+    def send(self, datagram: bytes) -> bool:
+        """Send to the first address that takes it; return False if none does."""
+        self.take_error()  # else it would be raised here, and the datagram not sent
+        for _ in range(len(self.addresses)):
+            family, address = self.addresses[0]
+            try:
+                if self.sock is None:
+                    self.sock = open_socket(family)
+                self.sock.sendto(datagram, address)
+            except OSError as error:
+                self.fail(error)
+            else:
+                if self.quiet_since is None:
+                    self.quiet_since = time.monotonic()
+                return True
+        return False
+
+    def wait(self, seconds: float, stop: Stop) -> bytes:
+        """Return a datagram as soon as there is one, b"" after that time, a PAUSE or an error."""
+        pause = max(0.0, min(seconds, PAUSE))
+        if self.sock is None:
+            with stop.interruptible():
+                time.sleep(pause)
+            return b""
+        with stop.interruptible():
+            readable, _, _ = select.select([self.sock], [], [], pause)
+        if not readable:
+            return b""
+        self.take_error()
+        try:
+            return self.sock.recv(LIMIT + 1) if self.sock else b""
+        except BlockingIOError:  # there was an error only
+            return b""
+        except OSError as error:  # where they are not reported in another way, as on Windows
+            self.fail(error)
+            return b""
+
+    def take_error(self) -> None:
+        """Take note of an error that was reported for an earlier datagram."""
+        if self.sock is None or not hasattr(socket, "MSG_ERRQUEUE"):
+            return
+        number = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        try:
+            while True:  # until the queue is empty: before that select returns at once
+                self.sock.recvmsg(0, 0, socket.MSG_ERRQUEUE)
+        except OSError:
+            pass
+        if number:
+            self.fail(OSError(number, os.strerror(number)))
+
+    def fail(self, error: OSError) -> None:
+        """Turn to the next address; report the error when each address has failed."""
+        self.failed_at = time.monotonic()
+        self.quiet_since = None
+        self.turn()
+        if self.untried > 0:
+            return
+        if isinstance(error, (ConnectionRefusedError, ConnectionResetError)):  # Windows: reset
+            self.report("refused", f"nothing listens on {self}, or its firewall refuses UDP")
+        elif error.errno in (errno.EHOSTUNREACH, errno.EACCES):
+            self.report(
+                "no route", f"no route to {self.host}: a wrong address, or its firewall refuses"
+            )
+        else:
+            self.report(error.errno, f"cannot send to {self} ({error.strerror}); it keeps trying")
+
+    def turn(self) -> None:
+        """Turn to the next address of the name."""
+        self.untried -= 1
+        if len(self.addresses) > 1:
+            self.addresses.rotate(-1)
+            self.close()  # an answer to the former address is not awaited, nor an error
+
+    def report(self, kind: object, line: str) -> None:
+        """Report trouble of this kind, once until the way is good again."""
+        if kind not in self.reported:
+            self.reported.add(kind)
+            say(line)
+
+    def recover(self, line: str) -> None:
+        """Report that the way is good again, if it was not."""
+        if self.reported:
+            self.reported.clear()
+            say(line)
 
     def close(self) -> None:
         if self.sock:
@@ -118,12 +174,24 @@ class Plain:
         self.interval = interval
 
     def send(self, reading: str) -> bool:
-        return self.link.send(lambda: reading.encode("ascii"))
+        """Send a reading; return False if that cannot be done now."""
+        return self.link.send(reading.encode("ascii"))
 
-    def serve(self, until: float | None, stop: Stop) -> bool:
-        if until is not None:
-            stop.during(time.sleep, max(0.0, until - time.monotonic()))
-        return True
+    def serve(self, until: float, stop: Stop) -> None:
+        """Wait until then (monotonic), and notice what becomes of the way to the server."""
+        while True:
+            if self.link.wants_look_up():
+                self.link.look_up()
+            self.link.wait(until - time.monotonic(), stop)
+            now = time.monotonic()
+            if self.link.quiet_since is not None and now - self.link.quiet_since >= QUIET:
+                self.link.recover(f"sending to {self.link} again")
+            if now >= until:
+                return
+
+    def finish(self, stop: Stop) -> None:
+        """Notice an error that the last reading met with at once."""
+        self.link.wait(0.0, stop)
 
     def close(self) -> None:
         self.link.close()

@@ -1,4 +1,4 @@
-"""What waits to be delivered, on the disk."""
+"""The spool: what waits to be delivered, on the disk."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import errno
 import os
 import re
 import time
-from collections import deque
+from binascii import crc32
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
 
 from dht22.console import say
 from dht22.linefile import LineFile, was_moved
 
-WAITING = re.compile(
-    rb"([0-9a-f-]{1,36}),([0-9]{1,12}\.[0-9]{6}),([0-9]{1,12}\.[0-9]{6}),"
-    rb"([0-9]{1,3}\.[0-9],-?[0-9]{1,2}\.[0-9])"
-)
-NUMBERED = re.compile(rb"n,([0-9]{1,9}),([0-9]{16})")
-LINE = re.compile(WAITING.pattern + b"|" + NUMBERED.pattern)
-TORN = re.compile(rb"[0-9a-fn.,-]{0,120}")
+RETRY = 1.0  # seconds from one try of a spool that cannot be written to the next
+LONG = 200_000  # lines, after which the file is replaced by one with only what still waits
+LINE = re.compile(rb"([0-9a-fn.,-]{18,160}),([0-9a-f]{8})")  # what it says, and its checksum
+TORN = re.compile(rb"[0-9a-fn.,-]{0,170}")
 
 
+@cache
 def boot_id() -> str:
     """Return what tells one start of the machine from another."""
     try:
@@ -31,149 +32,216 @@ def boot_id() -> str:
 
 def boottime() -> float:
     """Return the seconds since the machine was started, those that it slept included."""
-    return (
-        time.clock_gettime(time.CLOCK_BOOTTIME)
-        if hasattr(time, "CLOCK_BOOTTIME")
-        else time.monotonic()
-    )
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
-BOOT = boot_id()
+def checked(text: str) -> bytes:
+    """Return `text` as a line of the spool."""
+    content = text.encode("ascii")
+    return b"%b,%08x\n" % (content, crc32(content))
 
 
 class Waiting:
-    """A reading that waits, and when it was read: a Pi has no clock after a power cut, so by two clocks."""
+    """A reading that waits, and when it was read.
 
-    def __init__(
-        self, reading: str, boot: str, since: float, wall: float, place: int | None = None
-    ) -> None:
-        self.reading = reading
+    Its place grows from one reading to the next. The time is told by two clocks, because a Pi has
+    none that goes on after a power cut: seconds since the start of the machine, in this boot, and
+    seconds since 1970, if the clock was right.
+    """
+
+    def __init__(self, place: int, boot: str, since: float, wall: float, reading: str) -> None:
+        self.place = place
         self.boot = boot
-        self.since = since  # boottime, seconds
-        self.wall = wall  # seconds since 1970, if the clock was right
-        self.place = place  # in the spool
+        self.since = since
+        self.wall = wall
+        self.reading = reading
 
     def age(self) -> float:
-        """Return the seconds since it was read; after a new start of the Pi that depends on its clock."""
-        if self.boot == BOOT:
+        """Return the seconds since it was read; in another boot that depends on the clock."""
+        if self.boot == boot_id():
             return boottime() - self.since
         return max(boottime(), time.time() - self.wall)
 
     def line(self) -> bytes:
-        return f"{self.boot},{self.since:.6f},{max(self.wall, 0):.6f},{self.reading}\n".encode(
-            "ascii"
-        )
+        wall = max(self.wall, 0)
+        return checked(f"{self.place},{self.boot},{self.since:.6f},{wall:.6f},{self.reading}")
 
 
 class Spool:
     """The readings that wait, on the disk.
 
-    A line for each, and before a new n is sent a line `n,place,n`: it belongs to the reading at this place, and those
-    before it are done.
+    The file has a line for each reading, and before an n is sent for the first time a mark, the
+    line `n,place,n`: the n belongs to the reading at this place, and what stands at earlier places
+    is done. A mark that cannot be written is owed: it is the first to be written when there is
+    room again.
     """
 
     def __init__(self, path: str) -> None:
         """Open the spool; raise OSError if another client has it or it is somebody else's file."""
         self.path = path
-        self.readings = 0  # in the file
+        self.lines = 0  # in the file
+        self.next_place = 0
+        self.mark = b""  # the last one
+        self.owed = False  # it is not on the disk yet
         self.failing = False
+        self.retry_at = 0.0  # monotonic
+        self.rewrite_at = LONG
         self.file: LineFile | None = None
         try:
             self.file = LineFile(path, say, b"", LINE.fullmatch, LINE, TORN)
         except OSError as error:
             if error.errno in (errno.EBUSY, errno.EINVAL):
                 raise
-            self.failed(error)
-
-    def failed(self, error: OSError) -> None:
-        if not self.failing:
-            say(
-                f"cannot write the spool {self.path} ({error.strerror}): what waits is kept in memory only"
-            )
-        self.failing = True
-
-    def load(self) -> tuple[deque[Waiting], int | None]:
-        """Return the readings that wait and the last n that was sent, that of the first of them."""
-        waiting: list[Waiting] = []
-        done, n = 0, None
-        if self.file:
-            with open(self.path, "rb") as file:
-                for line in file:
-                    reading, sent = (
-                        WAITING.fullmatch(line.rstrip()),
-                        NUMBERED.fullmatch(line.rstrip()),
+            self.fail(error)
+            with suppress(OSError):
+                waiting, _, _ = self.read()
+                if waiting:
+                    # Delivered without being struck out, they would stand twice at each start.
+                    say(
+                        f"readings that wait in {path}: {len(waiting)}; they are delivered when it"
+                        " can be written and the client is started again"
                     )
-                    if reading:
-                        boot, since, wall, text = (
-                            field.decode("ascii") for field in reading.groups()
-                        )
-                        waiting.append(Waiting(text, boot, float(since), float(wall), len(waiting)))
-                    elif sent:
-                        done, n = int(sent[1]), int(sent[2])
-        self.readings = len(waiting)
-        return deque(waiting[done:]), n
 
-    def write(self, lines: bytes) -> bool:
-        """Put lines on the disk; return False if that cannot be done now. A change of state is said, once."""
-        if not self.file:
+    def load(self) -> tuple[list[Waiting], int | None, int]:
+        """Return the readings that wait, the n of the first if it was sent, and the last n sent."""
+        if self.file is None:
+            return [], None, 0
+        waiting, place, n = self.read()
+        self.next_place = 1 + max([place, *(each.place for each in waiting)])
+        if n:
+            self.mark = checked(f"n,{place},{n}")
+        return waiting, n if waiting and waiting[0].place == place else None, n
+
+    def read(self) -> tuple[list[Waiting], int, int]:
+        """Return the readings that wait, and the last mark: a place and an n; raise OSError."""
+        readings: list[Waiting] = []
+        place = n = damaged = self.lines = 0
+        with open(self.path, "rb") as file:
+            for line in file:
+                self.lines += 1
+                match = LINE.fullmatch(line.rstrip(b"\n"))
+                if match is None or crc32(match[1]) != int(match[2], 16):
+                    damaged += 1
+                    continue
+                fields = match[1].decode("ascii").split(",", 4)
+                if fields[0] == "n":
+                    place, n = int(fields[1]), int(fields[2])
+                else:
+                    since, wall = float(fields[2]), float(fields[3])
+                    readings.append(Waiting(int(fields[0]), fields[1], since, wall, fields[4]))
+        if damaged:
+            say(f"lines of {self.path} that cannot be read: {damaged}")
+        return [each for each in readings if each.place >= place], place, n
+
+    def is_empty(self) -> bool:
+        return self.lines == 0
+
+    def stamp(self, reading: str) -> Waiting:
+        """Return a reading that was read just now, with its place and its time."""
+        self.next_place += 1
+        return Waiting(self.next_place - 1, boot_id(), boottime(), time.time(), reading)
+
+    def owe(self, place: int, n: int) -> None:
+        """Let a mark be the next line that is written."""
+        self.mark = checked(f"n,{place},{n}")
+        self.owed = True
+
+    def write(self, waiting: Iterable[Waiting]) -> bool:
+        """Put the mark that is owed and readings on the disk; return False if that cannot be now.
+
+        A spool that cannot be written is tried again each RETRY seconds.
+        """
+        if self.file is None or self.failing and time.monotonic() < self.retry_at:
             return False
+        lines = [each.line() for each in waiting]
+        if self.owed:  # before them: a torn end must not hide it
+            lines.insert(0, self.mark)
+        if not lines:
+            return True
         try:
-            self.file.append(lines)
+            self.file.append(b"".join(lines))
             self.file.flush()
         except OSError as error:
-            self.failed(error)
+            self.fail(error)
             return False
+        self.lines += len(lines)
+        self.owed = False
         if self.failing:
             say(f"the spool {self.path} is written again")
             self.failing = False
         return True
 
-    def add(self, waiting: list[Waiting], n: int | None) -> None:
-        """Write readings, and the n of the first of them if it has one."""
-        lines = (
-            b"" if n is None else b"n,%d,%d\n" % (self.readings, n)
-        )  # before it: a torn end shall not hide it
-        if self.write(lines + b"".join([each.line() for each in waiting])):
-            for each in waiting:
-                each.place = self.readings
-                self.readings += 1
-
-    def sent(self, first: Waiting, n: int) -> None:
-        """Write the n that the first of those that wait is about to be sent with."""
-        self.write(b"n,%d,%d\n" % (self.readings if first.place is None else first.place, n))
-
-    def was_removed(self) -> bool:
-        try:
-            return self.file is not None and was_moved(self.path, self.file.file)
-        except OSError as error:
-            self.failed(error)
-            return False
+    def fail(self, error: OSError) -> None:
+        if not self.failing:
+            say(
+                f"cannot write the spool {self.path} ({error.strerror}): what waits is kept in"
+                " memory only"
+            )
+        self.failing = True
+        self.retry_at = time.monotonic() + RETRY
 
     def clear(self) -> None:
         """Empty the file, all being acknowledged: on the disk, before a further n is sent."""
         try:
-            if self.file:
+            if self.file and not self.is_empty():
                 self.file.clear()
-            self.readings = 0
-            if self.file:
+                self.lines = 0
                 self.file.flush()
         except OSError as error:
-            self.failed(error)
+            self.fail(error)
+        if self.is_empty():
+            self.owed = False  # there is nothing to strike out
 
-    def rewrite(self, waiting: deque[Waiting], n: int | None) -> None:
-        """Write only what waits still, in place of a file that has grown long."""
-        new = self.path + ".new"
+    def was_removed(self) -> bool:
+        """Tell whether the file was renamed or removed; the next line goes to a new one."""
         try:
-            with open(new, "wb") as file:
-                file.write(b"" if n is None else b"n,0,%d\n" % n)
-                file.writelines(each.line() for each in waiting)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, self.path)
+            return self.file is not None and was_moved(self.path, self.file.file)
         except OSError as error:
-            self.failed(error)
+            self.fail(error)
+            return False
+
+    def is_long(self) -> bool:
+        return self.lines > self.rewrite_at
+
+    def rewrite(self, waiting: Iterable[Waiting]) -> None:
+        """Replace the file, which has grown long, by one with only what still waits."""
+        lines = [self.mark, *(each.line() for each in waiting)]
+        try:
+            replace(self.path, b"".join(lines))
+        except OSError:  # the old one goes on; where there is no room for both, for long
+            self.rewrite_at = self.lines + LONG
             return
-        self.write(b"")  # opens it
-        self.readings = len(waiting)
-        for place, each in enumerate(waiting):
-            each.place = place
+        self.lines = len(lines)
+        self.owed = False
+        self.rewrite_at = LONG
+        try:
+            if self.file:
+                self.file.append(b"")  # opens it
+        except OSError as error:
+            self.fail(error)
+
+
+def replace(path: str, content: bytes) -> None:
+    """Replace a file, on the disk, or leave it as it is and raise OSError."""
+    new = path + ".new"
+    with suppress(FileNotFoundError):
+        os.unlink(new)  # of a client that was killed
+    # O_EXCL follows no link.
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+        os.replace(new, path)
+    except OSError:
+        os.unlink(new)
+        raise
+    with suppress(OSError):  # not every file system can do that
+        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,5 +1,6 @@
 """The client as its users meet it. Drivers are faked at the edge: a module, a tree over /sys."""
 
+import argparse
 import random
 import re
 import signal
@@ -9,6 +10,7 @@ import time
 
 import pytest
 
+from client import host, next_due
 from tools import lines
 
 QUICK = {"drivers.MIN_INTERVAL": 0.001}
@@ -75,7 +77,7 @@ def test_good_readings_arrive_and_failed_ones_send_nothing(script, server, tmp_p
     assert set(lines(tmp_path / "calls")) == {"22 11 3"}, "a DHT22 on GPIO11, three tries"
     assert good[0] == "49.2,0.0", "the first was to be confirmed by the second"
     failures = client.err.count(
-        "no reading: no answer on GPIO11, or a damaged one, 3 times; trying on"
+        "no reading: no answer on GPIO11, or a damaged one, 3 times; it keeps trying"
     )
     assert failures == client.err.count("reading again, after") + 1, "one line a change of state"
     assert client.err.splitlines()[-1] == "closing socket"
@@ -107,6 +109,30 @@ def test_what_is_no_reading_is_not_sent(script, server, tmp_path, fake_adafruit,
     )
 
 
+NO_HOSTS = [
+    *["", " ", "127.0.0.1:10001", "desktop:10001", "[::1]:10001", "[::1]", "::1:10001:x", ":"],
+    *["192.168.1.300", "192.168.1", "192.168.1.5.", "1", "10001", "1.2.3.4.5", "0x7f.1", "a b"],
+    *["http://desktop", "pi@desktop", "desk..top", ".", ".local", "x" * 64, "1::2::3"],
+]
+
+
+@pytest.mark.parametrize("text", NO_HOSTS)
+def test_what_cannot_be_a_host(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        host(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["desktop", "desktop.local", "desktop.local.", "my-pc_2.lan", "küche.local", "x" * 63],
+        *["127.0.0.1", "::1", "fe80::1%eth0", "::ffff:127.0.0.1", "2.pool.ntp.org", "3com"],
+    ],
+)
+def test_what_can_be_a_host(text):
+    assert host(text) == text
+
+
 @pytest.mark.parametrize(
     "argv, code, error",
     [
@@ -129,8 +155,14 @@ def test_what_is_no_reading_is_not_sent(script, server, tmp_path, fake_adafruit,
             "no sensor is set up on this machine. On a Pi: sudo dtoverlay dht11 gpiopin=11. "
             "Without a ",
         ),
-        (["no.such.host.invalid", "--driver", "simulated"], 1, "no host 'no.such.host.invalid'"),
-        (["x" * 70, "--driver", "simulated"], 1, "no host 'xxx"),
+        *[
+            (
+                ["--driver", "simulated", each],
+                2,
+                f"{each!r} is no host (a name or an address; a port",
+            )
+            for each in NO_HOSTS
+        ],
     ],
 )
 def test_an_error_is_one_line(script, argv, code, error):
@@ -168,37 +200,43 @@ def test_goes_on_until_stopped_and_prints_what_it_sends(script, number):
     assert client.err.splitlines()[-1] == "closing socket"
 
 
-def test_goes_on_when_the_name_cannot_be_resolved_and_when_there_is_no_route(script, tmp_path):
+@pytest.mark.parametrize("named", [[], ["--name", "kitchen", "--spool", "spool"]], ids=len)
+def test_a_name_that_is_unknown_at_the_start_is_looked_up_again(script, desktop, named, tmp_path):
+    """The desktop may be off, and with it its name."""
     setup = """
 import socket
-answers = [socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")] * 5
-# An unknown name is no reason to end either, once the client runs.
-answers.insert(0, socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+answers = [socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")] * 3
+answers.append(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
 real = socket.getaddrinfo
-def getaddrinfo(*args, **keywords):
-    print(args, file=open("asked", "a"))
+
+def getaddrinfo(host, *args, **keywords):
     if answers:
         raise answers.pop()
-    return real(*args, **keywords)
+    return real("127.0.0.1", *args, **keywords)
+
 socket.getaddrinfo = getaddrinfo
 """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(("127.0.0.1", 0))
-        client = script(
-            "client",
-            "127.0.0.1",
-            "--port",
-            receiver.getsockname()[1],
-            "--driver",
-            "simulated",
-            "--interval",
-            0.01,
-            setup=setup,
-        )
-        client.says(r"^cannot send to 127.0.0.1:\d+ \(Temporary failure in name resolution\)")
-        client.says(r"^sending to 127.0.0.1:\d+ again")
+    port = desktop.getsockname()[1]
+    client = script(
+        "client",
+        "desktop.local",
+        *["--port", port, "--driver", "simulated", "--interval", 0.01, *named],
+        setup=setup,
+        timers={"link.LOOK_UP": 0.01, "link.QUIET": 0.2},
+    )
+    question, peer = desktop.recvfrom(300)
+    if named:
+        desktop.sendto(b"ack,kitchen,%b," % question.split(b",")[3], peer)
+        client.says(rf"^desktop.local:{port} answers$")
+    else:
+        client.says(rf"^sending to desktop.local:{port} again$")
     assert client.stop() == 0
-    assert len(lines(tmp_path / "asked")) >= 6, "resolved again after each error"
+    trouble = "cannot look up desktop.local (Name or service not known); it keeps trying"
+    assert client.err.splitlines()[1:3] == [
+        f"sending to desktop.local:{port} every 0.01 s",
+        trouble,
+    ]
+    assert client.err.count("cannot") == 1, "one line a change of state"
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(1000, marks=pytest.mark.long)])
@@ -234,8 +272,6 @@ def test_cadence_is_kept_without_drift(script, count):
 
 
 def test_a_late_reading_does_not_bunch_up_the_next():
-    from client import next_due
-
     assert next_due(100.0, 2.0, 100.5) == 102
     assert next_due(100.0, 2.0, 102.0) == 102
     assert next_due(100.0, 2.0, 105.1) == 106

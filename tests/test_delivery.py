@@ -108,7 +108,7 @@ class Client:
         self.spooled += [
             reading
             for reading in [
-                line.split(",", 3)[3]
+                ",".join(line.split(",")[4:6])
                 for line in whole_lines(self.spool)
                 if not line.startswith("n,")
             ]
@@ -237,7 +237,7 @@ def through_a_bad_network(server, folder, seed, sensors, count, server_kills, cl
     total = sensors * count
 
     def start_server():
-        running = server(*logs, setup="import server; server.RETRY = 0.05")
+        running = server(*logs, timers={"journal.RETRY": 0.05})
         relay.server = running.port
         return running
 
@@ -355,8 +355,7 @@ def test_stopped_before_anything_was_spooled_or_acknowledged(server, tmp_path):
 # The disturbed run begins with a spool that has grown long and logs that have all of it but the
 # last reading; the answer to the one before was lost.
 SPOOLED = 18
-# A spool of twice the queue is replaced.
-ROOM = "from dht22 import delivery; delivery.QUEUE = 8; delivery.RESEND = 0.03\n"
+ROOM = "from dht22 import delivery, spool; spool.LONG = 16; delivery.RESEND = 0.03\n"
 
 
 def reading_of(k):
@@ -367,10 +366,10 @@ def prepare(client, logs):
     """Write the spool and the logs with which a short run begins."""
     wall = int(time.time() * 1_000_000) - 1_000_000
     waiting = [
-        spool.Waiting(reading_of(k), spool.BOOT, spool.boottime(), time.time())
+        spool.Waiting(k, spool.boot_id(), spool.boottime(), time.time(), reading_of(k))
         for k in range(SPOOLED)
     ]
-    sent = b"n,%d,%d\n" % (SPOOLED - 2, wall + SPOOLED - 2)
+    sent = spool.checked(f"n,{SPOOLED - 2},{wall + SPOOLED - 2}")
     client.spool.write_bytes(b"".join(each.line() for each in waiting) + sent)
     client.spooled = [each.reading for each in waiting]
     client.note.write_text("".join(f"{reading_of(k)} {time.monotonic()}\n" for k in range(SPOOLED)))
@@ -426,7 +425,7 @@ def short_run(folder, logs, disturbed, call="", inject=None):
             0,
             *options(*(folder / log for log in logs)),
             prefix=prefix,
-            setup="import server; server.RETRY = 0.05",
+            timers={"journal.RETRY": 0.05},
         )
         started.append(running)
         until(lambda: running.process.poll() is not None or "on the Pi" in running.err)
@@ -475,7 +474,7 @@ def short_run(folder, logs, disturbed, call="", inject=None):
 
 
 def lines_of(spool):
-    return [line.split(",", 3)[-1] for line in whole_lines(spool)]
+    return [",".join(line.split(",")[4:6]) for line in whole_lines(spool)]
 
 
 def at_every_call(folder, logs, disturbed, fault):
@@ -531,14 +530,17 @@ def test_a_spool_torn_at_any_byte(tmp_path, monkeypatch):
     path = tmp_path / "whole.spool"
     read = ["50.0,20.1", "50.1,-10.5", "100.0,-40.0"]
     n = 1_700_000_000_000_000
-    spool.Spool(str(path)).add(
-        [spool.Waiting(reading, spool.BOOT, 1234.5, 1_700_000_000.0) for reading in read], n
+    written = spool.Spool(str(path))
+    written.owe(0, n)
+    assert written.write(
+        spool.Waiting(k, spool.boot_id(), 1234.5, 1_700_000_000.0, reading)
+        for k, reading in enumerate(read)
     )
     whole = path.read_bytes()
     for cut in range(len(whole) + 1):
         torn = tmp_path / f"{cut}.spool"
         torn.write_bytes(whole[:cut])
-        queue, first = spool.Spool(str(torn)).load()
+        queue, first, _ = spool.Spool(str(torn)).load()
         found = [each.reading for each in queue]
         assert found == read[: len(found)], f"cut after {cut} bytes, {whole[:cut][-30:]}"
         assert first == n or not found, (

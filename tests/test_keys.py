@@ -497,7 +497,10 @@ def test_a_client_with_a_key_believes_only_the_answer_to_its_question(desktop, s
         for line in client.err.splitlines()
         if not re.match("driver|sending to|closing socket", line)
     ]
-    assert talk == ["an acknowledgement of 8999999999999999 is ignored: no n could follow"]
+    assert talk == [
+        "an acknowledgement of 8999999999999999 is ignored: no n could follow; give another --name,"
+        " or use keys"
+    ]
 
 
 def test_the_answer_to_any_of_the_last_16_sends_is_taken_and_to_no_earlier_one(
@@ -517,7 +520,7 @@ def test_the_answer_to_any_of_the_last_16_sends_is_taken_and_to_no_earlier_one(
         pi,
         "--spool",
         "spool",
-        setup=QUICK + "delivery.chance = lambda: 0.999; delivery.RESEND_MOST = 0.04, 0.04\n",
+        setup=QUICK + "delivery.RESEND_MOST = 0.04, 0.04\n",
     )
     sends = []
     while len(sends) < 20:
@@ -557,30 +560,57 @@ def test_an_interval_past_its_bounds_is_not_taken_over(desktop, script):
     assert "interval" not in client.err
 
 
-@pytest.mark.parametrize("last", [N[1] - 10**6 - 1, N[1] - 10**6, N[1] - 10**6 + 1, N[1] - 1])
-def test_whatever_the_answer_the_next_n_is_one(desktop, script, last):
+LAST_N = N[1] - 10**6
+
+
+@pytest.mark.parametrize("last", [LAST_N + 1, N[1] - 1, 9999999999999999])
+def test_an_answer_that_no_n_could_follow_is_ignored(desktop, script, last):
     client = script(
         "client",
         "127.0.0.1",
-        "--port",
-        desktop.getsockname()[1],
-        "--driver",
-        "simulated",
-        "--count",
-        1,
-        "--name",
-        "kitchen",
-        "--spool",
-        "spool",
-        setup=QUICK + "delivery.chance = lambda: 1 - 2**-32\n",
+        *["--port", desktop.getsockname()[1], "--driver", "simulated", "--count", 1],
+        *["--name", "kitchen", "--spool", "spool"],
+        setup=QUICK,
+    )
+    question, peer = desktop.recvfrom(300)
+    n = parse(question)[1].n
+    desktop.sendto(format_ack("kitchen", last, None), peer)
+    for _ in range(3):
+        assert parse(desktop.recv(300))[1].n == n
+    desktop.sendto(format_ack("kitchen", n, None), peer)
+    assert client.wait() == 0
+    line = f"an acknowledgement of {last} is ignored: no n could follow; give another --name"
+    assert client.err.count(line) == 1
+
+
+@pytest.mark.parametrize("last", [LAST_N - 10**6, LAST_N - 1, LAST_N])
+def test_at_the_last_n_nothing_is_sent_and_the_readings_are_kept(desktop, script, tmp_path, last):
+    """The server has a reading with an n this high, a stranger's perhaps."""
+    client = script(
+        "client",
+        "127.0.0.1",
+        *["--port", desktop.getsockname()[1], "--driver", "simulated", "--interval", 0.05],
+        *["--name", "kitchen", "--spool", "spool"],
+        setup=QUICK + "delivery.random.randint = lambda first, last: last\n",
     )
     question, peer = desktop.recvfrom(300)
     desktop.sendto(format_ack("kitchen", last, None), peer)
-    for _ in range(3):
-        question = desktop.recv(300)
-    assert N[0] <= int(question.split(b",")[3]) < N[1]
-    desktop.sendto(format_ack("kitchen", parse(question)[1].n, None), peer)
-    assert client.wait() == 0
+    if last == LAST_N - 10**6:
+        while parse(question)[1].n != LAST_N:
+            question, peer = desktop.recvfrom(300)
+        desktop.sendto(format_ack("kitchen", LAST_N, None), peer)
+    client.says("^the server has had the last n of kitchen, .*; give another --name, or use keys$")
+    desktop.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        while True:
+            assert parse(desktop.recv(300))[1].n <= LAST_N
+    assert client.stop() == 0
+    read = client.out.splitlines()
+    if last == LAST_N - 10**6:
+        read = read[1:]
+    kept = [",".join(line.split(",")[4:6]) for line in lines(tmp_path / "spool")]
+    assert [reading for reading in kept if reading] == read and len(read) > 5
+    assert client.err.count("the last n of kitchen") == 1
 
 
 def test_a_client_in_a_flood_of_answers_goes_on_reading(desktop, script):
@@ -602,10 +632,10 @@ def test_a_client_in_a_flood_of_answers_goes_on_reading(desktop, script):
 from dht22 import delivery
 take = delivery.Delivery.receive
 
-def flood(self):
-    port = self.link.sock.getsockname()[1]
-    self.link.sock.sendto(b"ack,kitchen,1000000000000001,", ("127.0.0.1", port))
-    take(self)
+def flood(self, datagram):
+    if self.link.sock:
+        self.link.sock.sendto(b"garbage", ("127.0.0.1", self.link.sock.getsockname()[1]))
+    take(self, datagram)
 
 delivery.Delivery.receive = flood
 """,
@@ -619,31 +649,28 @@ delivery.Delivery.receive = flood
 # Key files, and what is refused at the start
 
 GOOD = b"kitchen " + b"0a" * 32 + b"\n"
+NO_KEY = "line 1 is not `name key`"
 KEY_FILES = {  # content, mode: what is wrong, None if nothing is
     (GOOD, 0o600): None,
     (GOOD.rstrip(), 0o400): None,
     (b"kitchen\t" + b"0A" * 32 + b" \r\n", 0o600): None,
-    (GOOD, 0o640): "others can read it: chmod 600",
-    (GOOD, 0o604): "others can read it: chmod 600",
-    (GOOD, 0o610): "others can read it: chmod 600",
-    (b"", 0o600): "it is empty",
-    (b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (b"0a" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (b"kitchen " + b"0a" * 31 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (b"kitchen " + b"0a" * 33 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (b"kitchen " + b"0g" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (b"kitchen=" + b"0a" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (
-        b"k\xc3\xbcche " + b"0a" * 32 + b"\n",
-        0o600,
-    ): "line 1 is no `name key`, or a name's second one",
-    (
-        b"k" * 33 + b" " + b"0a" * 32 + b"\n",
-        0o600,
-    ): "line 1 is no `name key`, or a name's second one",
-    (GOOD + b"# the attic's\n", 0o600): "line 2 is no `name key`, or a name's second one",
-    (GOOD + GOOD, 0o600): "line 2 is no `name key`, or a name's second one",
-    (b"\0" * 1000, 0o600): "line 1 is no `name key`, or a name's second one",
+    (b"# the kitchen's\n\n \t\n" + GOOD + b"\n#" + GOOD, 0o600): None,
+    (GOOD, 0o640): "others can read it: chmod 600 key",
+    (GOOD, 0o604): "others can read it: chmod 600 key",
+    (GOOD, 0o610): "others can read it: chmod 600 key",
+    (b"", 0o600): "there is none in it",
+    (b"\n# none\n", 0o600): "there is none in it",
+    (b"0a" * 32 + b"\n", 0o600): NO_KEY,
+    (b"kitchen " + b"0a" * 31 + b"\n", 0o600): NO_KEY,
+    (b"kitchen " + b"0a" * 33 + b"\n", 0o600): NO_KEY,
+    (b"kitchen " + b"0g" * 32 + b"\n", 0o600): NO_KEY,
+    (b"kitchen=" + b"0a" * 32 + b"\n", 0o600): NO_KEY,
+    (b"k\xc3\xbcche " + b"0a" * 32 + b"\n", 0o600): NO_KEY,
+    (b"k" * 33 + b" " + b"0a" * 32 + b"\n", 0o600): NO_KEY,
+    (b"192.168.1.7 " + b"0a" * 32 + b"\n", 0o600): NO_KEY,
+    (GOOD + b"kitchen\n", 0o600): "line 2 is not `name key`",
+    (GOOD + b"\n" + GOOD, 0o600): "line 3 is a second key for kitchen",
+    (b"\0" * 1000, 0o600): NO_KEY,
 }
 
 
@@ -660,14 +687,15 @@ def test_key_file(tmp_path, content, mode, wrong):
     else:
         with pytest.raises(OSError) as raised:
             console.read_keys(tmp_path / "key")
-        assert raised.value.strerror == wrong
+        assert raised.value.strerror == wrong.replace("600 key", f"600 {tmp_path / 'key'}")
 
 
 @pytest.mark.parametrize(
-    "content, mode", [(GOOD, 0o640), (b"", 0o600), (GOOD + GOOD, 0o600), (b"kitchen 0a\n", 0o600)]
+    "content, mode",
+    [(GOOD, 0o640), (b"", 0o600), (GOOD + b"kitchen\n", 0o600), (b"\0" * 1000, 0o600)],
 )
 def test_a_key_file_that_is_refused(script, tmp_path, content, mode):
-    wrong = KEY_FILES.get((content, mode), "line 1 is no `name key`, or a name's second one")
+    wrong = KEY_FILES[content, mode]
     (tmp_path / "key").write_bytes(content)
     (tmp_path / "key").chmod(mode)
     server = script("server", "--port", 0, "--keys", "key")
@@ -693,7 +721,7 @@ def test_a_key_file_that_is_refused(script, tmp_path, content, mode):
             "client",
             ["h", "--key", "two"],
             1,
-            "cannot use the key in two (it has several; a Pi shall have its own only)",
+            "cannot use the key in two (it has several; a Pi needs only its own)",
         ),
         (
             "client",

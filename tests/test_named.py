@@ -10,14 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter, deque, namedtuple
+from collections import Counter, namedtuple
 from contextlib import suppress
 from datetime import datetime
 
 import pytest
 
 from dht22.datagram import format_ack, format_named, parse, parse_ack
-from dht22.spool import BOOT, Spool, Waiting
+from dht22.spool import Spool, Waiting, boot_id
 from tools import lines, missing, needs, needs_namespaces, send, until
 
 HEADER = "time,client,name,humidity,temperature,n\n"
@@ -131,7 +131,7 @@ def test_what_was_read_while_the_server_was_away_is_delivered_on_its_right_time(
     before = sensor(port, "--interval", 0.002)
     until(lambda: len(before.read()) >= number // 2)
     assert before.stop() == 0
-    assert before.says(r"^(\d+) readings wait in the spool$")[1] == str(len(before.read()))
+    assert before.says(r"^readings that wait in the spool: (\d+)$")[1] == str(len(before.read()))
     after = sensor(
         port, "--interval", 0.002, "--count", number - len(before.read()), setup=A_YEAR_BACK
     )
@@ -166,7 +166,9 @@ def test_after_a_new_start_of_the_pi_the_time_is_as_right_as_its_clock_which_is_
     sensor, server, tmp_path, clock
 ):
     port = free_port()
-    before = sensor(port, "--interval", 0.01, setup="spool.BOOT = delivery.BOOT = '0ea-1'\n")
+    before = sensor(
+        port, "--interval", 0.01, setup="spool.boot_id = delivery.boot_id = lambda: '0ea-1'\n"
+    )
     until(lambda: len(before.read()) >= 20)
     assert before.stop() == 0
     after = sensor(
@@ -176,8 +178,7 @@ def test_after_a_new_start_of_the_pi_the_time_is_as_right_as_its_clock_which_is_
         "--count",
         10,
         setup=clock
-        + "begun = time.monotonic()\n"
-        + "spool.boottime = delivery.boottime = lambda: time.monotonic() - begun\n",
+        + "begun = time.monotonic(); spool.boottime = lambda: time.monotonic() - begun\n",
     )
     after.says(
         "^readings wait from before the Pi's last start: "
@@ -390,7 +391,9 @@ def test_past_its_bound_the_queue_drops_the_oldest_and_says_so(sensor, server, t
     assert client.wait() == 0
     assert logged(tmp_path / "datalog.csv") == client.read()[-50:]
     assert client.err.count("the oldest are dropped") == 1, "said once"
-    assert re.search(r"^dropped 250 readings", client.err, re.MULTILINE), "and counted"
+    assert re.search(
+        r"^readings dropped, the oldest of those that waited: 250$", client.err, re.MULTILINE
+    ), "and counted"
 
 
 def test_an_n_is_for_one_reading_only_whatever_is_dropped(sensor, desktop):
@@ -416,7 +419,8 @@ def test_an_n_is_in_the_spool_before_it_is_sent(sensor, desktop, tmp_path):
         if named.n not in seen and len(seen) < 19:
             content = lines(tmp_path / "kitchen0.spool")
             assert re.fullmatch(
-                rf"n,\d+,{named.n}", [line for line in content if line.startswith("n,")][-1]
+                rf"n,\d+,{named.n},[0-9a-f]{{8}}",
+                [line for line in content if line.startswith("n,")][-1],
             )
         seen.add(named.n)
         desktop.sendto(format_ack("kitchen", named.n, None), peer)
@@ -425,15 +429,17 @@ def test_an_n_is_in_the_spool_before_it_is_sent(sensor, desktop, tmp_path):
 
 def test_a_spool_that_was_rewritten_holds_what_waits_and_the_n_under_way(tmp_path):
     spool = Spool(str(tmp_path / "spool"))
-    waiting = [Waiting(f"{k}.0,20.0", BOOT, 100.0 + k, 1795600000.0 + k) for k in range(9)]
-    spool.add(waiting, 10**15)
-    spool.rewrite(deque(waiting[4:]), 10**15 + 4)
-    spool.add([Waiting("9.0,20.0", BOOT, 109.0, 1795600009.0)], None)
-    left, n = spool.load()
-    assert [each.reading for each in left] == [
-        f"{k}.0,20.0" for k in range(4, 10)
-    ] and n == 10**15 + 4
-    assert [each.place for each in left] == list(range(6)) and spool.readings == 6
+    waiting = [Waiting(k, boot_id(), 100.0 + k, 1795600000.0 + k, f"{k}.0,20.0") for k in range(10)]
+    spool.owe(0, 10**15)
+    spool.write(waiting[:9])
+    spool.owe(4, 10**15 + 4)
+    spool.rewrite(waiting[4:9])
+    spool.write(waiting[9:])
+    left, n, highest = spool.load()
+    assert [each.place for each in left] == list(range(4, 10))
+    assert [each.reading for each in left] == [f"{k}.0,20.0" for k in range(4, 10)]
+    assert n == highest == 10**15 + 4
+    assert spool.next_place == 10 and spool.lines == 7
 
 
 @pytest.mark.parametrize(
@@ -451,11 +457,12 @@ def test_killed_while_the_spool_is_rewritten(sensor, server, tmp_path, kill):
         port,
         "--interval",
         0.002,
-        setup=f"import os; die = lambda: os.kill(os.getpid(), 9)\ndelivery.QUEUE = 50\n{kill}\n",
+        setup=f"import os; die = lambda: os.kill(os.getpid(), 9)\n"
+        f"delivery.QUEUE = 50\nspool.LONG = 100\n{kill}\n",
     )
     assert killed.wait() == -signal.SIGKILL
     read = [line.split()[0] for line in lines(tmp_path / "notes0")]
-    assert len(read) > 100, "twice the bound were in the file"
+    assert len(read) > 50, "the oldest were dropped"
     server("--quiet", port=port)
     again = sensor(port, "--count", 1)
     assert again.wait() == 0
@@ -678,10 +685,12 @@ def test_an_age_is_that_of_the_moment_when_it_is_sent(sensor, desktop):
         "--interval",
         5,
         setup="""
-delivery.SILENCE = 0.3
+delivery.FIRST_SILENCE = delivery.SILENCE = 0.3
 from dht22 import link
-resolve = link.resolve
-link.resolve = lambda *name: time.sleep(0.4) or resolve(*name)
+link.LOOK_UP = 0.1
+link.LOOK_UP_REST = 0
+resolve = link.resolve_all
+link.resolve_all = lambda *name: time.sleep(0.4) or resolve(*name)
 """,
     )
     read = []
@@ -784,7 +793,7 @@ def test_what_rotation_has_left_is_known_too(server, tmp_path):
     running = server("--quiet")
     for name in "datalog.csv.3.gz", "datalog.csv.4.gz":
         running.says(
-            f"^{name}: read as far as it goes .*; duplicates of what is behind are not known$"
+            rf"^{name}: read as far as it goes .*; what else is in it may be logged again$"
         )
     last = {"now": 5, "one": 4, "two": 3, "dated": 2}
     for name, n in last.items():
