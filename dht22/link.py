@@ -64,6 +64,7 @@ class Link:
         try:
             found = resolve_all(self.host, self.port)
         except OSError as error:
+            self.failed_at = time.monotonic()
             self.report(
                 "look-up", f"cannot look up {self.host} ({error.strerror}); it keeps trying"
             )
