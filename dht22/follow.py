@@ -103,7 +103,7 @@ class Follower:
     # Which file
 
     def files(self) -> dict[bytes, list[Path]]:
-        """Return the files of the log by first row: by age of the last change, the live one last."""
+        """Return the files of the log by first row: oldest change first, the live one last."""
         rotated = [Path(each) for each in glob.glob(glob.escape(str(self.path)) + "[.-]*")]
         found: dict[bytes, list[Path]] = {}
         try:
