@@ -458,6 +458,19 @@ def test_resumed_in_the_middle_of_a_packed_file(reader):
     assert reader.rows() == [row(k) for k in range(100, LONG + 1)]
 
 
+@pytest.mark.parametrize("go", [os.remove, move_away, pack, rename_and_create])
+def test_rewound_into_a_file_that_is_gone_by_now(reader, go):
+    append(reader.log, row(0), row(1), row(2))
+    first = reader.follower.read()[0]
+    rename(reader.log)
+    append(reader.log, row(3))
+    assert reader.follower.read()[-1].line.decode() == row(3)
+    go(beside(reader.log, ".1"))
+    reader.follower.rewind(first)
+    found = [position.line.decode() for some in iter(reader.follower.read, []) for position in some]
+    assert found == [row(1), row(2), row(3)]
+
+
 @pytest.mark.parametrize("live", [True, False])
 def test_skip(reader, live):
     append(reader.log, row(0), row(1))
