@@ -23,21 +23,21 @@ KEEPALIVE = 30  # seconds
 PATIENCE = 30.0  # seconds to wait for an acknowledgement
 FIRST_RETRY = 1.0  # seconds; doubled after each failure
 LAST_RETRY = 60.0
-STEADY = 60.0  # seconds; a connection that lasted so long was no failure
+STEADY = 60.0  # seconds
 FAREWELL = 5.0  # seconds
 V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 CLOSED = "closed by the other side"
 NO_V5 = CLOSED, "Unsupported protocol version"  # how brokers of MQTT 3.1.1 refuse MQTT 5
-REMEDIES = {  # by a part of the reason
+REMEDIES = {  # by a part of the reason why there is no connection
     "user name": "check the user in the URL and the password",
     "authorized": "check the user in the URL, the password, and what that user may do",
     "CERTIFICATE_VERIFY_FAILED": "is --cafile the broker's CA, and is the host named as there?",
     "certificate required": "give a client certificate as --cert and --key",
-    "WRONG_VERSION_NUMBER": "is this the broker's port for TLS?",
     "Connection refused": "does a broker run there?",
     "not known": "is the name right?",
-    "taken over": "another client has the same id; give each publisher an --id of its own",
+    CLOSED: "is the URL's mqtt or mqtts the right one, and its port?",
 }
+RESTARTED = "was it restarted, or has another client the same id? give each publisher its own --id"
 
 
 class Broker(NamedTuple):
@@ -127,8 +127,8 @@ class Connection:
             self.ended = self.ended or str(reason)
 
     def on_log(self, _: Client, __: object, level: int, text: str) -> None:
-        if level == LogLevel.MQTT_LOG_ERR:  # only here paho tells what TLS has to say
-            self.ended = self.ended or text
+        if level == LogLevel.MQTT_LOG_ERR and "SSL" in text:  # paho tells it nowhere else
+            self.ended = self.ended or text[text.index("[SSL") :]
 
 
 class Link:
@@ -166,7 +166,7 @@ class Link:
         try:
             self.connection = Connection(self.brokers[0], self.protocol, self.name, will)
         except (OSError, ValueError) as error:
-            self.lose(str(error))
+            self.lose(getattr(error, "strerror", None) or str(error))
 
     def begin(self, connection: Connection) -> None:
         """Greet a broker that has answered."""
@@ -180,23 +180,30 @@ class Link:
 
     def lose(self, reason: str) -> None:
         """Say why there is no connection, and turn to the next broker."""
-        connected = self.connection and self.connection.window
+        connected = self.connection is not None and self.connection.window > 0
         if not connected and self.protocol is V5 and reason in NO_V5:
             self.protocol = V311
             self.drop(0.0)
             return
-        broker = self.brokers[0]
-        what = f"connection to {broker} lost" if connected else f"cannot connect to {broker}"
-        remedies = [REMEDIES[part] for part in REMEDIES if part in reason]
-        line = f"{what} ({reason}); {''.join(remedies[:1]) or 'it keeps trying'}"
+        if not connected:
+            what = "cannot connect to"
+            remedies = [REMEDIES[part] for part in REMEDIES if part in reason]
+        else:
+            what = "lost"
+            remedies = [] if self.is_steady() else [RESTARTED]
+        line = f"{what} {self.brokers[0]} ({reason}); {[*remedies, 'it keeps trying'][0]}"
         if line not in self.said:
             say(line)
         self.said.add(line)
         self.turn()
 
+    def is_steady(self) -> bool:
+        """Tell whether the connection has lasted so long that its end is no failure."""
+        return self.connection is not None and time.monotonic() - self.connection.begun > STEADY
+
     def turn(self) -> None:
         """Give up the connection, and try the next broker after a while."""
-        if self.connection and time.monotonic() - self.connection.begun > STEADY:
+        if self.is_steady():
             self.retry = FIRST_RETRY
         self.drop(self.retry * random.uniform(1, 1.5))
         self.retry = min(2 * self.retry, LAST_RETRY)

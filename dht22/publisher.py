@@ -14,7 +14,7 @@ from dht22.topics import Display, Message, level, parse
 
 LOOK = 0.1  # seconds from one look at the log to the next
 SAVE = 1.0  # seconds from one save of the position to the next
-READINGS = 900  # acknowledged, after which it is saved earlier; 100 more are under way
+READINGS = 800  # acknowledged, after which it is saved earlier
 SHOW = 1.0  # seconds; at most one state of a sensor
 
 

@@ -120,10 +120,11 @@ class Display:
                     sensor.times = 2  # Home Assistant may miss what comes right after a discovery
                 sensor.announced = now
                 yield from self.announcement(sensor)
-            if sensor.times:
+            if not sensor.latest or sensor.latest.time < oldest:
+                sensor.times = 0
+            elif sensor.times:
                 sensor.times -= 1
-                if sensor.latest and sensor.latest.time > oldest:
-                    yield Message(self.state(sensor), sensor.latest.payload)
+                yield Message(self.state(sensor), sensor.latest.payload)
 
     def state(self, sensor: Sensor) -> str:
         return f"{self.prefix}/state/{level(sensor.name)}"
