@@ -18,7 +18,14 @@ history     what the logs know of named sensors, for a restart
 journal     all logs as one, each with its own backlog
 senders     who sends: numbers, duplicates, silence
 
-readings    logs as tables                                              report.py
+follow      the rows of a log from a remembered position on             report.py
+readings    logs as tables
 figures     what there is to say of them
 picture     the plot
+live        a window with the last minutes
+
+topics      what an MQTT broker is sent, and under which topic          publish.py
+bookmark    the position in the log, on the disk
+mqtt        the connection to the broker
+publisher   readings from the log to the broker
 """

@@ -5,8 +5,8 @@
         print(position.line)
 
 `read()` returns what is new, a block at most, and never waits. Keep the position of the last row
-that you are done with: a Follower that is given it goes on with the next row. `skip()` passes over
-all that is there.
+that you are done with: a Follower that is given it goes on with the next row, and so does one that
+is told to `rewind()` to it. `skip()` passes over all that is there.
 
 A file is known by its first row, whether it was renamed, packed, copied or truncated since. Inodes
 and times are no help: both are used again. Files of the same first row are one; a file without a
@@ -62,7 +62,8 @@ class Follower:
         self.position = position  # behind the last line that was read
         self.warn = warn
         self.warned = ""
-        self.file: Plain | Packed | None = None
+        # By first row: the file under way, and the one before it in case of a rewind.
+        self.opened: dict[bytes, Plain | Packed] = {}
 
     def read(self) -> list[Position]:
         """Return the positions behind the rows that are new, none at the end; raise OSError."""
@@ -80,25 +81,31 @@ class Follower:
                     return []
                 self.turn(onward)
 
+    def rewind(self, position: Position) -> None:
+        """Go back to a position that was returned before."""
+        self.position = position
+        for first, file in [*self.opened.items()]:
+            if isinstance(file, Packed):
+                self.close(first)
+
     def skip(self) -> None:
         """Pass over all that is there; raise OSError."""
         *finished, first = self.files() or [b""]
         self.position = Position(first, finished=tuple(finished))
-        self.open()
-        if self.file:
-            offset, line = behind(self.file.file, None)
+        file = self.open()
+        if file:
+            offset, line = behind(file.file, None)
             self.position = self.position._replace(offset=offset, line=line)
-            self.close()
+            self.close(first)
 
     def flush(self) -> None:
-        """Put the file under way on the disk: no position may be ahead of it after a power cut."""
-        if self.file:
-            os.fsync(self.file.file.fileno())
+        """Put on the disk what was read: no position may be ahead of it after a power cut."""
+        for file in self.opened.values():
+            os.fsync(file.file.fileno())
 
-    def close(self) -> None:
-        if self.file:
-            self.file.file.close()
-        self.file = None
+    def close(self, first: bytes) -> None:
+        if first in self.opened:
+            self.opened.pop(first).file.close()
 
     # Which file
 
@@ -137,31 +144,33 @@ class Follower:
     def turn(self, onward: bytes) -> None:
         """Finish the file under way and go on with another."""
         current, _, _, finished = self.position
-        if current and not self.file:
+        if current and current not in self.opened:
             self.warn(
-                f"{self.path}: the file that was read last is gone, and what was not yet read of it"
+                f"{self.path}: the file that was read last is gone, and what was unread of it"
             )
-        self.close()
+        for first in self.opened.keys() - {current}:
+            self.close(first)
         self.position = Position(onward, finished=(*finished, current) if current else finished)
 
-    def open(self) -> None:
-        """Open the file under way at the position; leave it closed if it is gone."""
-        self.close()
-        while not self.file:
-            paths = self.files().get(self.position.file, [])
+    def open(self) -> Plain | Packed | None:
+        """Open the file under way and find the position in it; return None if it is gone."""
+        current = self.position.file
+        self.close(current)
+        while True:
+            paths = self.files().get(current, [])
             if not paths:
-                return
+                return None
             with suppress(FileNotFoundError):  # it was renamed just now
                 path = self.best(paths)
                 file = unpacked(path)
-                if first_of(file) != self.position.file:
-                    file.close()
-                    continue
-                offset, line = locate(file, self.position)
-                self.position = self.position._replace(offset=offset, line=line)
-                self.file = (
-                    Packed(path, file, offset - len(line)) if path.suffix in PACKED else Plain(file)
-                )
+                if first_of(file) == current:
+                    offset, line = locate(file, self.position)
+                    self.position = self.position._replace(offset=offset, line=line)
+                    packed = path.suffix in PACKED
+                    start = offset - len(line)
+                    self.opened[current] = Packed(path, file, start) if packed else Plain(file)
+                    return self.opened[current]
+                file.close()
 
     def best(self, paths: list[Path]) -> Path:
         """Return the one of these copies to read: the live log if it reaches the position."""
@@ -174,13 +183,13 @@ class Follower:
 
     def may_grow(self) -> bool:
         """Tell whether a packed file that ends early may be just being written."""
-        if not isinstance(self.file, Packed) or not self.file.damage:
+        file = self.opened.get(self.position.file)
+        if not isinstance(file, Packed) or not file.damage:
             return False
-        path, damage = self.file.path, self.file.damage[0]
-        if abs(time.time() - modified(path)) < RESTED:
-            self.close()
+        if abs(time.time() - modified(file.path)) < RESTED:
+            self.close(self.position.file)
             return True
-        self.warn(f"{path}: read as far as it goes ({damage})")
+        self.warn(f"{file.path}: read as far as it goes ({file.damage[0]})")
         return False
 
     # What is in it
@@ -193,28 +202,27 @@ class Follower:
             block = self.block()
         lines = []
         for line in (block or b"").split(b"\n")[:-1]:
-            file, offset, _, finished = self.position
-            self.position = Position(file, offset + len(line) + 1, line + b"\n", finished)
+            current, offset, _, finished = self.position
+            self.position = Position(current, offset + len(line) + 1, line + b"\n", finished)
             lines.append(self.position)
             if not ROW.fullmatch(self.position.line) and self.position.line != CSV_HEADER:
                 self.warn_once(f"{self.path}: passed over what is no row: {line[:80]!r}")
         return lines
 
     def block(self) -> bytes | None:
-        """Return what follows the position; None unless its line stands right before that."""
-        if not self.file:
+        """Return what follows the position in the open file; None if its line is not there."""
+        current, offset, line, _ = self.position
+        if current not in self.opened:
             return None
-        line = self.position.line
-        block = self.file.read(self.position.offset - len(line), len(line) + BLOCK)
+        block = self.opened[current].read(offset - len(line), len(line) + BLOCK)
         return block[len(line) :] if block.startswith(line) else None
 
     def is_replaced(self) -> bool:
         """Tell whether the live log is now a copy of the open file: an editor leaves one."""
+        current = self.position.file
         with suppress(FileNotFoundError):
-            return (
-                self.file is not None
-                and self.position.file == self.live()
-                and not os.path.samestat(os.stat(self.path), os.fstat(self.file.file.fileno()))
+            return current == self.live() and not os.path.samestat(
+                os.stat(self.path), os.fstat(self.opened[current].file.fileno())
             )
         return False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import glob
 import os
 import sqlite3
 import time
@@ -16,14 +15,12 @@ from urllib.parse import quote
 
 from dht22.console import say
 from dht22.linefile import LINE
-from dht22.logs import NAMED_ROW
+from dht22.logs import NAMED_ROW, PACKED, rotated
 
 NAMES = 10_000  # remembered
 PROGRESS = 2.0  # seconds from one line about the progress to the next
 BLOCK = 1 << 20  # bytes
-PACKED = {".gz": "gzip", ".xz": "lzma", ".bz2": "bz2"}  # the modules that unpack them
 OTHER_PACKINGS = ".zst", ".lz4", ".lzo", ".Z", ".7z", ".zip"
-NO_LOGS = "-wal", "-shm", "-journal", ".new"  # lie beside a log
 
 
 class Progress:
@@ -67,21 +64,6 @@ def recover(path: str) -> dict[str, int]:
                 raise OSError(getattr(error, "errno", None) or errno.EIO, str(error)) from None
             say(f"{each}: read as far as it goes ({error}); what else is in it may be logged again")
     return highest
-
-
-def rotated(path: str) -> list[str]:
-    """Return what rotation has left of a log, the oldest first."""
-    beside = [*glob.glob(glob.escape(path) + ".*"), *glob.glob(glob.escape(path) + "-*")]
-    files = [each for each in beside if not each.endswith(NO_LOGS) and os.path.isfile(each)]
-    return sorted(files, key=modified)
-
-
-def modified(path: str) -> float:
-    """Return when a file was modified, 0 if it is gone by now."""
-    try:
-        return os.path.getmtime(path)
-    except OSError:
-        return 0.0
 
 
 def recover_csv(path: str, progress: Progress) -> Iterator[tuple[str, int]]:

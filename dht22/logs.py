@@ -13,6 +13,8 @@ doubled. `history` tells which formats know, at the next start, what named senso
 from __future__ import annotations
 
 import errno
+import glob
+import os
 import re
 import sqlite3
 import stat
@@ -22,7 +24,6 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import lru_cache
 from operator import itemgetter
-from os import fstat
 from typing import Union
 
 from dht22.datagram import parse
@@ -121,7 +122,7 @@ class DbLog:
         self.path = path
         # This file stays open: closing it would end the locks that SQLite has on it.
         self.file = open(path, "a+b", buffering=0)  # noqa: SIM115
-        if not stat.S_ISREG(fstat(self.file.fileno()).st_mode):
+        if not stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         if sys.platform.startswith("linux"):  # elsewhere this lock would keep SQLite itself out
             lock(self.file)
@@ -192,3 +193,22 @@ Log = Union[TextLog, CsvLog, DbLog]
 # In the order in which they are written: the last one that is in use is that from which the
 # acknowledged readings are recovered, see Journal.
 LOGS: dict[str, type[Log]] = {".txt": TextLog, ".db": DbLog, ".csv": CsvLog}
+
+
+PACKED = {".gz": "gzip", ".xz": "lzma", ".bz2": "bz2"}  # the modules that unpack a rotated log
+NO_LOGS = "-wal", "-shm", "-journal", ".new"  # lie beside a log
+
+
+def rotated(path: str) -> list[str]:
+    """Return what rotation has left of a log, the oldest first."""
+    beside = [*glob.glob(glob.escape(path) + ".*"), *glob.glob(glob.escape(path) + "-*")]
+    files = [each for each in beside if not each.endswith(NO_LOGS) and os.path.isfile(each)]
+    return sorted(files, key=modified)
+
+
+def modified(path: str) -> float:
+    """Return when a file was modified, 0 if it is gone by now."""
+    try:
+        return os.path.getmtime(path)
+    except OSError:
+        return 0.0

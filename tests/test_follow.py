@@ -1,8 +1,6 @@
 """A log is read on from a position, whatever rotation, editors and power cuts do to its files."""
 
-import bz2
 import gzip
-import lzma
 import os
 import shutil
 
@@ -10,12 +8,17 @@ import pytest
 
 from dht22.follow import BLOCK, RESTED, Follower, Position
 from made import HEADER, row
+from rotation import (
+    COMPRESS,
+    ROTATIONS,
+    append,
+    beside,
+    pack,
+    rename,
+    rename_and_create,
+    rename_and_pack,
+)
 
-COMPRESS = {
-    ".gz": gzip.compress,
-    ".xz": lzma.compress,
-    ".bz2": lambda content: bz2.compress(content, 1),  # in blocks of 100 kB
-}
 LONG = 2 * BLOCK // len(row(0))  # rows, more than a block of them
 
 
@@ -53,72 +56,6 @@ def reader(request, tmp_path):
 
         reader.rows = look_again
     return reader
-
-
-def append(path, *rows):
-    """Append rows as the server does: an empty log gets its header."""
-    with path.open("a", newline="") as log:
-        log.write("".join([HEADER][: log.tell() == 0] + list(rows)))
-
-
-def beside(path, ending):
-    return path.with_name(path.name + ending)
-
-
-def pack(path, ending=".gz"):
-    """Pack a file as gzip, xz and bzip2 do: its source is removed last."""
-    beside(path, ending).write_bytes(COMPRESS[ending](path.read_bytes()))
-    path.unlink()
-
-
-def rename(log):
-    log.rename(beside(log, ".1"))
-
-
-def rename_and_create(log):
-    rename(log)
-    log.touch()
-
-
-def rename_and_pack(log):
-    rename(log)
-    pack(beside(log, ".1"))
-
-
-def rename_and_pack_xz(log):
-    rename(log)
-    pack(beside(log, ".1"), ".xz")
-
-
-def rename_and_pack_bz2(log):
-    rename(log)
-    pack(beside(log, ".1"), ".bz2")
-
-
-def date(log):
-    log.rename(beside(log, "-20261121"))
-
-
-def copy_and_truncate(log):
-    shutil.copy(log, beside(log, ".1"))
-    os.truncate(log, 0)
-
-
-def copy_truncate_and_pack(log):
-    copy_and_truncate(log)
-    pack(beside(log, ".1"))
-
-
-ROTATIONS = [
-    rename,
-    rename_and_create,
-    rename_and_pack,
-    rename_and_pack_xz,
-    rename_and_pack_bz2,
-    date,
-    copy_and_truncate,
-    copy_truncate_and_pack,
-]
 
 
 @pytest.mark.parametrize("rotate", ROTATIONS)
@@ -456,6 +393,19 @@ def test_resumed_in_the_middle_of_a_packed_file(reader):
     append(reader.log, row(LONG))
     reader.start()
     assert reader.rows() == [row(k) for k in range(100, LONG + 1)]
+
+
+@pytest.mark.parametrize("go", [os.remove, move_away, pack, rename_and_create])
+def test_rewound_into_a_file_that_is_gone_by_now(reader, go):
+    append(reader.log, row(0), row(1), row(2))
+    first = reader.follower.read()[0]
+    rename(reader.log)
+    append(reader.log, row(3))
+    assert reader.follower.read()[-1].line.decode() == row(3)
+    go(beside(reader.log, ".1"))
+    reader.follower.rewind(first)
+    found = [position.line.decode() for some in iter(reader.follower.read, []) for position in some]
+    assert found == [row(1), row(2), row(3)]
 
 
 @pytest.mark.parametrize("live", [True, False])

@@ -20,7 +20,7 @@ def imported(path):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        found |= {part for name in names for part in name.split(".")[:2]}
+        found |= {name.removeprefix("dht22.").partition(".")[0] for name in names}
     return found
 
 
