@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The course's server, for comparison: receive, open the log, write, close, print, for each datagram.
+"""The course's server, for comparison: for each datagram open the log, write, close, print.
 
 $ python3 bench/course_server.py 10001 datalog.txt
 """

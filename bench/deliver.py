@@ -5,10 +5,11 @@
     run 1 of 5: server.py, text and CSV
     ...
 
-100 clients in this process send a reading each, wait for its acknowledgement and send the next: named and
-signed to server.py, which has it on the disk before it answers; with QoS 1 to mosquitto (persistence on),
-whose subscriber writes it to a file. Needs Linux, two cores and taskset; mosquitto and mosquitto_sub where
-installed. Takes about a minute. Exit code: 0 = done, 1 = could not run, or was stopped.
+100 clients in this process send a reading each, wait for its acknowledgement and send the next:
+named and signed to server.py, which has it on the disk before it answers; with QoS 1 to mosquitto
+(persistence on), whose subscriber writes it to a file. Needs Linux, two cores and taskset;
+mosquitto and mosquitto_sub where installed. Takes about a minute.
+Exit code: 0 = done, 1 = could not run, or was stopped.
 """
 
 import contextlib
@@ -98,7 +99,7 @@ class Started(NamedTuple):
 
 
 def exchange(clients: Sequence[Client], count: int) -> float:
-    """Have count readings acknowledged, one of each client at a time; return the seconds it took."""
+    """Have count readings acknowledged, one of each client at a time; return the seconds."""
     start = time.monotonic()
     with selectors.DefaultSelector() as selector:
         for client in clients:
@@ -178,7 +179,7 @@ def mosquitto(folder: Path) -> Iterator[Started]:
 
 
 class Peer(NamedTuple):
-    """A way to deliver readings: its name, the programs it needs, and how to start it in a folder."""
+    """A way to deliver readings: its name, the programs it needs, how to start it in a folder."""
 
     name: str
     programs: list[str]
@@ -197,7 +198,7 @@ PEERS = (
 
 
 def sample(peer: Peer, count: int) -> measure.Sample:
-    """Start peer, have count readings delivered, end it; return CPU µs a reading, readings a second."""
+    """Have count readings delivered by peer; return CPU µs a reading and readings a second."""
     with tempfile.TemporaryDirectory() as name, peer.start(Path(name)) as (clients, pids, log):
         exchange(clients, CLIENTS)  # to warm up
         time.sleep(measure.SETTLED)
@@ -241,8 +242,8 @@ def compare(runs: int, count: int) -> str:
     head = ["receiver", "CPU µs a delivered reading", "ratio to ours", "readings a second"]
     return (
         f"{measure.table(head, *map(row, PEERS))}\n\n"
-        f"Medians of {runs}, ratios run by run; {count:,} readings of {CLIENTS} clients; an fsync takes "
-        f"{fsync:.0f} µs. {machine}; {measure.version('mosquitto', '-h')}."
+        f"Medians of {runs}, ratios run by run; {count:,} readings of {CLIENTS} clients; "
+        f"an fsync takes {fsync:.0f} µs. {machine}; {measure.version('mosquitto', '-h')}."
     )
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: run a process on a core, read its CPU time and memory, print a table."""
+"""What the benchmarks share: a process on a core, its CPU time and memory, a table."""
 
 import argparse
 import contextlib
@@ -31,7 +31,7 @@ def pinned(core: int, *command: object) -> list[str]:
 
 @contextlib.contextmanager
 def running(folder: Path, *command: object, **options: Any) -> Iterator[int]:
-    """Run command in folder on the receiver's core; yield its pid; terminate it, whatever happens."""
+    """Run command in folder on the receiver's core; yield its pid; terminate it at the end."""
     with (folder / "stderr").open("a") as stderr:
         options = {
             "stdin": subprocess.DEVNULL,
@@ -74,7 +74,7 @@ def await_port(port: int, protocol: str = "udp") -> None:
 
 
 def await_readings(log: Path, start: int, count: int, mark: bytes) -> int:
-    """Wait until log has count marks, or no new ones, past the byte start; return how many it has."""
+    """Wait until log has count marks past the byte start, or no new ones; return how many."""
     found, deadline = 0, time.monotonic() + SETTLED
     while found < count and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -85,7 +85,7 @@ def await_readings(log: Path, start: int, count: int, mark: bytes) -> int:
 
 
 def cpu(pid: int) -> float:
-    """Return the CPU seconds, user and system, of all threads of a process: clock_getcpuclockid(3)."""
+    """Return the CPU seconds, user and system, of a process: clock_getcpuclockid(3)."""
     return time.clock_gettime(~pid << 3 | 2)
 
 
@@ -105,7 +105,7 @@ def version(*command: str) -> str:
 
 
 def machine() -> str:
-    """Name the processor, the kernel and the Python that the numbers are from, and tell how quiet it is."""
+    """Name the processor, kernel and Python that the numbers are from, and say how quiet it is."""
     model, *_ = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) or [
         platform.machine()
     ]

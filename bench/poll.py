@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Compare what a poll costs client.py, dht_read.py and a client of six lines; print a Markdown table.
+"""Compare the cost of a poll: client.py, dht_read.py, a client of six lines; print a table.
 
     $ python3 bench/poll.py
     run 1 of 5: six lines
     ...
 
-The sensor is simulated and polled 100 times a second, by dht_read.py as fast as it goes; server.py receives. Needs
-Linux, two cores and taskset; takes two minutes. Exit code: 0 = done, 1 = could not run, or was stopped.
+The sensor is simulated and polled 100 times a second, by dht_read.py as fast as it can; server.py
+receives. The table is Markdown. Needs Linux, two cores and taskset; takes two minutes.
+Exit code: 0 = done, 1 = could not run, or was stopped.
 """
 
 import argparse
@@ -24,7 +25,7 @@ INTERVAL = 0.01  # seconds between polls
 
 
 class Client(NamedTuple):
-    """A client: its name, its command (formatted word by word), and where its readings can be counted."""
+    """A client: its name, its command (formatted word by word), where its readings are counted."""
 
     name: str
     command: str
@@ -101,7 +102,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--bare",
         action="store_true",
-        help="without site-packages (python3 -S), whose .pth files may import much that a client needs",
+        help="without site-packages (python3 -S): its .pth files may import what a client needs",
     )
     return parser
 

@@ -5,8 +5,8 @@
     run 1 of 5: server.py, text and CSV
     ...
 
-Needs Linux, two cores, taskset and cc; socat and rsyslogd where installed. All of it stays on the loopback
-and takes about ten minutes. Exit code: 0 = done, 1 = could not run, or was stopped.
+Needs Linux, two cores, taskset and cc; socat and rsyslogd where installed. All of it stays on the
+loopback and takes about ten minutes. Exit code: 0 = done, 1 = could not run, or was stopped.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def build(folder: Path) -> None:
 
 
 def latencies(port: int, log: Path, probes: int) -> list[float]:
-    """Return, sorted, the µs from sendto to the line being readable in log, at 100 readings a second."""
+    """Return, sorted, the µs from sendto to a readable line in log, at 100 readings a second."""
     times = []
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
@@ -104,7 +104,7 @@ def sample(peer: Peer, tools: Path, count: int, probes: int) -> measure.Sample:
         (folder / "config").write_text(peer.config.format(**words))
 
         def load(count: int, rate: int) -> tuple[float, int]:
-            """Send; return the CPU seconds of the peer and the number of readings that its log lacks."""
+            """Send; return the peer's CPU seconds and the number of readings that its log lacks."""
             before, start = measure.cpu(pid), log.stat().st_size if log.exists() else 0
             sender = measure.pinned(measure.SENDER, tools / "send", port, count, rate)
             took = float(subprocess.run(sender, check=True, stdout=subprocess.PIPE).stdout)

@@ -1,4 +1,4 @@
-"""What the scripts share at the terminal: options, errors of one line, and printing that never waits."""
+"""What the scripts share at the terminal: options, errors of one line, output that never waits."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import os
 import re
 import select
 import sys
+from collections import Counter
 from contextlib import suppress
+from functools import lru_cache
 
-from dht22.datagram import PORT, VERSION
+from dht22.datagram import NAME, PORT, VERSION
 
 TYPE_CHECKING = False
-if (
-    TYPE_CHECKING
-):  # here and in what the Pi runs: to import typing costs a tenth of the client's memory
-    from typing import NoReturn, TextIO
+if TYPE_CHECKING:  # not at run time: `typing` would cost the client on the Pi 0.7 MiB
+    from typing import Any, NoReturn, TextIO
 
-NAME = re.compile("[A-Za-z0-9._-]{1,32}")
-KEY = re.compile(rb"([A-Za-z0-9._-]{1,32})[ \t]+([0-9a-fA-F]{64})[ \t]*")
-CHUNK = 4096  # bytes; PIPE_BUF on Linux: a pipe that polls writable takes so much without blocking
+KEY = re.compile(rb"(%b)[ \t]+([0-9a-fA-F]{64})[ \t]*" % NAME)
+CHUNK = 4096  # bytes; PIPE_BUF on Linux: a pipe that polls writable accepts as many at once
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,6 +34,10 @@ class Parser(argparse.ArgumentParser):
         )
         self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file:  # Python 3.9 fails where stdout or stderr was closed before the start
+            super()._print_message(message, file)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
@@ -47,7 +50,7 @@ def port(text: str) -> int:
     """Convert `text` to a UDP port, 0 to 65535."""
     if not text.isascii() or not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no port (0 to 65535; the usual one is {PORT})"
+            f"{text!r} is not a port (0 to 65535; the usual one is {PORT})"
         )
     return int(text)
 
@@ -55,7 +58,7 @@ def port(text: str) -> int:
 def count(text: str) -> int:
     """Convert `text` to a number of readings, 1 or more."""
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no count (a whole number, 1 or more)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count (a whole number, 1 or more)")
     return int(text)
 
 
@@ -66,74 +69,139 @@ def seconds(text: str) -> float:
     except ValueError:
         interval = -1.0
     if interval != 0 and not 0.001 <= interval <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no interval (seconds, 0.001 to 86400, or 0)")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an interval (seconds, 0.001 to 86400, or 0)"
+        )
     return interval
 
 
 def name(text: str) -> str:
     """Convert `text` to the name of a sensor."""
-    if not NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name (1 to 32 of A-Z a-z 0-9 . _ -)")
+    if not re.fullmatch(NAME, text.encode()):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a name (1 to 32 of A-Z a-z 0-9 . _ -, and not an IP address)"
+        )
     return text
 
 
 def read_keys(path: str) -> dict[str, bytes]:
-    """Return the keys in a file, a line each: a name, a blank, 64 hex digits; raise OSError if they are not usable."""
+    """Return the keys in a file by name: a line each, a name, a blank, 64 hex digits.
+
+    Blank lines and lines that begin with # are skipped. Raise OSError if they are not usable.
+    """
+    keys: dict[str, bytes] = {}
     with open(path, "rb") as file:
         if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
-            raise OSError(errno.EPERM, "others can read it: chmod 600")
-        keys: dict[str, bytes] = {}
-        for number, line in enumerate(file.read(1 << 24).splitlines(), 1):
-            match = KEY.fullmatch(line)
-            if not match or match[1].decode() in keys:
-                raise OSError(
-                    errno.EINVAL, f"line {number} is no `name key`, or a name's second one"
-                )
-            keys[match[1].decode()] = bytes.fromhex(match[2].decode())
+            raise OSError(errno.EPERM, f"others can read it: chmod 600 {path}")
+        lines = file.read(1 << 24).splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith(b"#"):
+            continue
+        match = KEY.fullmatch(line)
+        if not match:
+            raise OSError(errno.EINVAL, f"line {number} is not `name key`")
+        name, key = match.groups()
+        if name.decode() in keys:
+            raise OSError(errno.EINVAL, f"line {number} is a second key for {name.decode()}")
+        keys[name.decode()] = bytes.fromhex(key.decode())
     if not keys:
-        raise OSError(errno.EINVAL, "it is empty")
+        raise OSError(errno.EINVAL, "there is none in it")
     return keys
 
 
+def print_new_key(parser: Parser, name: str) -> None:
+    """Print a line with a new key for a sensor, as `read_keys` reads it."""
+    try:
+        os.write(1, f"{name} {os.urandom(32).hex()}\n".encode("ascii"))
+    except OSError as error:
+        parser.fail(f"cannot print the key ({error.strerror}); is stdout open, the disk full?")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, as in `1 reading` and `2 readings`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+class Notices:
+    """Warnings on stderr: of each kind at most a line a second, which tells how many more came."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, str] = {}  # by kind
+        self.number: Counter[str] = Counter()
+        self.due = 0.0
+
+    def add(self, kind: str, *facts: object) -> None:
+        """Note a warning: `kind` is a line with places for the facts."""
+        if kind not in self.first:
+            self.first[kind] = kind % facts
+        self.number[kind] += 1
+
+    def show(self, now: float) -> None:
+        """Show what was noted, unless that was done less than a second ago (monotonic)."""
+        if not self.first or now < self.due:
+            return
+        for kind, line in self.first.items():
+            others = self.number[kind] - 1
+            say(f"{line} (and {others} more)" if others else line)
+        self.first.clear()
+        self.number.clear()
+        self.due = now + 1
+
+
 class Screen:
-    """stdout or stderr, written to only while its reader keeps up, so that it can never stop the logging."""
+    """stdout or stderr, written to only while its reader keeps up: it can never stop the logging.
+
+    What there is no room for is left out, whole lines at a time.
+    """
 
     def __init__(self, stream: TextIO | None) -> None:
         # A stream that was closed before the start is None; its number may be a log's by now.
         self.fd = stream.fileno() if stream else -1
-        try:
-            self.terminal = os.ttyname(self.fd)
-        except (AttributeError, OSError):  # a file or a pipe; Windows
-            self.terminal = ""
+        self.begun = b""  # the rest of a line that was written in part
+        if stream and stream.isatty():
+            self.fd = open_terminal(self.fd)
 
     def is_open(self) -> bool:
         return self.fd >= 0
 
     def show(self, lines: str) -> None:
-        """Write `lines`; leave out what its reader has no room for, and everything once it is gone."""
-        rest = lines.encode("utf-8", "backslashreplace")
-        fd, own = self.fd, False
-        if (
-            self.terminal
-        ):  # it polls writable with room for one byte: a way of our own, which may be O_NONBLOCK
-            with suppress(OSError):
-                fd = os.open(self.terminal, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
-                own = True
+        """Write `lines`, as many as there is room for."""
+        rest = self.begun + lines.encode("utf-8", "backslashreplace")
         try:
-            while rest and fd >= 0 and writable(fd):
-                whole = rest.rfind(b"\n", 0, CHUNK) + 1 or CHUNK
-                rest = rest[os.write(fd, rest[:whole]) :]
+            while rest and self.fd >= 0 and writable(self.fd):
+                # As many whole lines as fit into a chunk, or else a part of a long one.
+                chunk = rest[: rest.rfind(b"\n", 0, CHUNK) + 1 or CHUNK]
+                written = os.write(self.fd, chunk)
+                self.begun = chunk[written : chunk.find(b"\n", max(0, written - 1)) + 1]
+                rest = rest[written:]
         except BlockingIOError:
             pass
-        except OSError:
-            self.fd = -1
-        finally:
-            if own:
-                os.close(fd)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # a full disk may get room again
+                self.fd = -1
+
+
+def open_terminal(fd: int) -> int:
+    """Return a descriptor of our own for a terminal, so that it alone is O_NONBLOCK; -1 for none.
+
+    A terminal polls writable with room for a single byte: only so a write cannot wait.
+    """
+    flags = os.O_WRONLY | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_NONBLOCK", 0)
+    if os.name != "posix":
+        return fd
+    with suppress(OSError):
+        return os.open(os.ttyname(fd), flags)
+    with suppress(OSError):  # another user's terminal (sudo -u), but ours to write to
+        os.tcgetpgrp(fd)  # raises unless this is the terminal that controls us
+        return os.open("/dev/tty", flags)
+    return -1
 
 
 def writable(fd: int) -> bool:
-    """Tell whether a write of CHUNK bytes would return at once (never O_NONBLOCK: others share what was given)."""
+    """Tell whether a write of CHUNK bytes would return at once.
+
+    O_NONBLOCK would tell that too, but whoever gave us the descriptor would inherit it.
+    """
     if not hasattr(select, "poll"):  # Windows
         return True
     poll = select.poll()
@@ -141,6 +209,13 @@ def writable(fd: int) -> bool:
     return bool(poll.poll(0))
 
 
+@lru_cache(maxsize=2)
+def screen_of(stream: TextIO | None) -> Screen:
+    """Return the one screen of a stream."""
+    return Screen(stream)
+
+
 def say(line: str) -> None:
-    """Show one line of talk on stderr."""
-    Screen(sys.stderr).show(line + "\n")
+    """Show one line of talk on stderr, control characters as `\\x1b`."""
+    printable = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
+    screen_of(sys.stderr).show(printable + "\n")

@@ -15,38 +15,35 @@ from collections import namedtuple
 
 VERSION = "1.0.0"
 PORT = 10001  # of the course's own server
-LIMIT = 256  # bytes; receive one more, so that too long is noticed and not cut into something that looks right
+LIMIT = 256  # bytes; receive one more, or what is too long is cut into something that looks right
 
 HUMIDITY = (0.0, 100.0)  # percent relative humidity; AM2302 manual
 TEMPERATURE = (-40.0, 80.0)  # degrees Celsius; AM2302 manual
 N = (10**15, 9 * 10**15)  # n is at least the first, and below the second: 16 digits
+HIGHEST_N = N[1] - 10**6  # no client sends a higher one, but anybody can, which blocks the name
+
+# A name must not look like an IPv4 address: a plain sender is known by its address.
+NAME = rb"(?!(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![A-Za-z0-9._-]))[A-Za-z0-9._-]{1,32}"
+
+
+def fields(*patterns: bytes, mac: bytes = b"") -> re.Pattern[bytes]:
+    """Return what matches a datagram with these fields, each with blanks around it."""
+    blanks = [rb"[ \t]*(%b)[ \t]*" % pattern for pattern in patterns]
+    return re.compile(b",".join(blanks) + mac + rb"(?:\r?\n)?")
+
 
 # Regular expressions, because float() takes `nan`, `inf`, `1_0` and other scripts' digits.
-NUMBER = rb"[ \t]*(-?[0-9]{1,3}(?:\.[0-9]{1,20})?)[ \t]*"
-NAME = rb"[ \t]*([A-Za-z0-9._-]{1,32})[ \t]*"
-MAC = rb"(?:,[ \t]*([0-9a-f]{32})[ \t]*)?(?:\r?\n)?"
-READING = re.compile(NUMBER + b"," + NUMBER + rb"(?:\r?\n)?")
-NAMED = re.compile(
-    b",".join(
-        [
-            NUMBER,
-            NUMBER,
-            NAME,
-            rb"[ \t]*([1-8][0-9]{15})[ \t]*",
-            rb"[ \t]*([0-9]{1,9}\.[0-9]{3})[ \t]*",
-        ]
-    )
-    + MAC
-)
-ACK = re.compile(
-    b"[ \t]*ack[ \t]*," + NAME + rb",[ \t]*([0-9]{16})[ \t]*,[ \t]*([0-9]{0,5})[ \t]*" + MAC
-)
-# Most readings arrive just as they are logged: this spares them the arithmetic.
+NUMBER = rb"-?[0-9]{1,3}(?:\.[0-9]{1,20})?"
+MAC = rb"(?:,[ \t]*([0-9a-f]{32})[ \t]*)?"
+READING = fields(NUMBER, NUMBER)
+NAMED = fields(NUMBER, NUMBER, NAME, rb"[1-8][0-9]{15}", rb"[0-9]{1,9}\.[0-9]{3}", mac=MAC)
+ACK = fields(rb"ack", NAME, rb"[0-9]{16}", rb"[0-9]{0,5}", mac=MAC)
+# A plain reading just as it is logged, within the ranges: most are, and need no arithmetic.
 AS_LOGGED = re.compile(rb"[1-9]?[0-9]\.[0-9],(?:[1-7]?[0-9]|-[1-9]|-[1-3][0-9])\.[0-9]")
 
 # Who sent a reading: name; n, increasing for that name; age in seconds; mac, 32 hex digits or None.
 Named = namedtuple("Named", "name n age mac")
-# The answer: last, the highest n of that name on the disk; interval in seconds or None; mac, 32 hex digits or None.
+# The answer: last, the highest n of that name on the disk; interval in seconds or None; mac.
 Ack = namedtuple("Ack", "name last interval mac")
 
 
@@ -64,31 +61,31 @@ def format(humidity: float, temperature: float) -> str:
 
 
 def parse(datagram: bytes) -> tuple[str, Named | None]:
-    """Return the reading in the whole of `datagram` as it is logged, and who sent it if it is a named sensor's.
+    """Return the reading in the whole of `datagram` as it is logged, and who sent it, if named.
 
     Raise ValueError with the reason if it is none. The mac is not verified.
     """
-    if AS_LOGGED.fullmatch(datagram):
-        return datagram.decode("ascii"), None
     if len(datagram) > LIMIT:
         raise ValueError(f"longer than {LIMIT} bytes")
     match = NAMED.fullmatch(datagram)
     if match:
         humidity, temperature, name, n, age, mac = match.groups()
-        return format(float(humidity), float(temperature)), Named(
-            name.decode("ascii"), int(n), float(age), mac
-        )
+        named = Named(name.decode("ascii"), int(n), float(age), mac)
+        return format(float(humidity), float(temperature)), named
     match = READING.fullmatch(datagram)
     if match is None:
         raise ValueError("not a reading")
-    return format(float(match[1]), float(match[2])), None
+    humidity, temperature = match.groups()
+    return format(float(humidity), float(temperature)), None
 
 
 def format_named(reading: str, name: str, n: int, age: float, key: bytes | None = None) -> bytes:
-    """Return a named sensor's reading as it is sent, signed if there is a key; age in seconds, 0 to 10^9."""
-    return sign(
-        f"{reading},{name},{n},{min(max(age, 0.0), 999_999_999.0):.3f}".encode("ascii"), key
-    )
+    """Return a named sensor's reading as it is sent, signed if there is a key.
+
+    age is in seconds; it is sent as 0 to 999,999,999.
+    """
+    age = min(max(age, 0.0), 999_999_999.0)
+    return sign(f"{reading},{name},{n},{age:.3f}".encode("ascii"), key)
 
 
 def format_ack(
@@ -98,10 +95,9 @@ def format_ack(
     question: bytes | None = None,
     key: bytes | None = None,
 ) -> bytes:
-    """Return the answer to a reading whose mac is `question`; it is never longer than that, by construction."""
-    return sign(
-        f"ack,{name},{last},{'' if interval is None else interval}".encode("ascii"), key, question
-    )
+    """Return the answer to a reading whose mac is `question`; it is never longer than that one."""
+    seconds = "" if interval is None else interval
+    return sign(f"ack,{name},{last},{seconds}".encode("ascii"), key, question)
 
 
 def parse_ack(datagram: bytes) -> Ack:
@@ -109,16 +105,16 @@ def parse_ack(datagram: bytes) -> Ack:
     match = ACK.fullmatch(datagram) if len(datagram) <= LIMIT else None
     if match is None:
         raise ValueError("not an acknowledgement")
-    name, last, interval, mac = match.groups()
+    _, name, last, interval, mac = match.groups()
     return Ack(name.decode("ascii"), int(last), int(interval) if interval else None, mac)
 
 
 def mac_of(body: bytes, key: bytes, question: bytes | None = None) -> bytes:
-    """Return the MAC of `body`, 32 hex digits: HMAC-SHA256 (RFC 2104), its first 128 bits (RFC 4868).
+    """Return the MAC of `body`, 32 hex digits: the first 128 bits of HMAC-SHA256 (RFC 2104, 4868).
 
     An answer's covers the MAC of its question too, so that no old answer fits a new question.
     """
-    import hmac  # brings OpenSSL, four megabytes that only those with a key shall need
+    import hmac  # brings OpenSSL: four megabytes that only a sensor with a key needs
 
     if question is not None:
         body = question + b"," + body

@@ -1,13 +1,16 @@
-"""Files of lines that are trusted for years: logs and spool."""
+"""Files that whole lines are appended to, safe against crashes: the text logs and the spool."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from io import FileIO
+from itertools import chain
+from typing import IO
 
 from dht22.datagram import LIMIT
 
@@ -16,17 +19,19 @@ try:
 except ImportError:  # Windows: there the port alone keeps a second server out
     fcntl = None  # type: ignore[assignment]
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import IO
-
 Warn = Callable[[str], None]
 
 LINE = 2 * LIMIT  # bytes; no line of ours is longer
 
 
 class LineFile:
-    """A file that is only appended to, whole lines at a time, and made anew after it was renamed or removed."""
+    """A file that is only appended to, whole lines at a time.
+
+    It is created again after it was renamed or removed. It may hold: `header`, lines that `is_ours`
+    accepts, and a tail, which is what a crash left of the last line. The tail gets its line end if
+    the pattern `whole` matches it, and is cut off if `torn` does. Any other file is refused,
+    untouched.
+    """
 
     def __init__(
         self,
@@ -40,111 +45,178 @@ class LineFile:
         self.path = path
         self.warn = warn
         self.header = header
-        self.is_ours = is_ours  # can a complete line stand in this file?
-        self.whole = whole  # a last line without its line end that is only to be completed
-        self.torn = torn  # one that a power cut has torn
-        self.before = 0  # the size before the last append
-        self.undone = True  # unless that append failed and could not be cut off
+        self.is_ours = is_ours
+        self.whole_pattern = whole
+        self.torn_pattern = torn
+        self.size_before = 0  # of the last append
+        self.must_undo = False  # that append failed, and could not be cut off yet
         self.file = self.open()
         self.append(b"")  # an empty file gets its header
-        self.flush()  # what a killed predecessor wrote, and did not flush, counts from now on
+        self.flush()  # what a killed predecessor wrote and did not flush counts from now on
 
     def open(self) -> FileIO:
-        """Open the file, make it when missing; refuse one that is not ours or that another has."""
+        """Open the file, create it if it is missing; refuse one that is not ours or in use."""
         file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         try:
             lock(file)
-            self.mend(file)
+            first, last, tail, nuls = ends(file)
+            self.refuse_foreign(first, last, tail)
+            if self.lacks_header(first, tail):
+                self.put_header_back(file)
+                file.close()
+                return self.open()
+            self.repair(file, tail, nuls)
             self.opened = os.fstat(file.fileno())
         except OSError:
             file.close()
             raise
         return file
 
-    def mend(self, file: FileIO) -> None:
-        """Complete or cut off a torn last line; raise OSError, the file untouched, if it is no log of ours."""
-        size = end = file.seek(0, os.SEEK_END)
-        while True:  # until the last block ends in no NULs: a power cut can leave them
-            start = max(0, end - LINE)
-            file.seek(start)
-            block = file.read(end - start)
-            if not block.endswith(b"\0"):
-                break
-            end = start + len(block.rstrip(b"\0"))
-        *lines, torn = block.split(b"\n")
+    def lacks_header(self, first: bytes | None, tail: bytes) -> bool:
+        """Tell whether a file that should begin with the header begins with a row."""
+        row = tail if first is None else first
+        return bool(self.header and self.whole_pattern.fullmatch(row))
+
+    def put_header_back(self, file: FileIO) -> None:
+        """Put the header before the rows of a file that somebody emptied while it was written."""
+        self.warn(f"{self.path}: put the missing header back")
         file.seek(0)
-        first = file.read(LINE)
-        if lines and not first.startswith(self.header):
-            raise OSError(errno.EINVAL, f"its first line is not {self.header.decode().strip()}")
-        for line in [first.split(b"\n")[0], lines[-1]] if lines else []:
+        rows = iter(lambda: file.read(1 << 20), b"")
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        replace(self.path, chain([self.header], rows), mode)
+
+    def refuse_foreign(self, first: bytes | None, last: bytes | None, tail: bytes) -> None:
+        """Raise OSError if a file with these first and last lines and this tail is not ours."""
+        title = self.header.rstrip(b"\n")
+        if first is None or last is None:  # there is no whole line
+            could_be_ours = title.startswith(tail) if title else self.is_tail(tail)
+            if not could_be_ours and not self.lacks_header(first, tail):
+                raise foreign("it ends in", tail)
+            return
+        if title and first != title and not self.lacks_header(first, tail):
+            raise OSError(errno.EINVAL, f"its first line is not {title.decode()}")
+        for line in first, last:
             if not self.is_ours(line) and line + b"\n" != self.header:
-                raise OSError(errno.EINVAL, f"not a file of ours: a line in it is {line[:60]!a}")
-        if lines or not self.header:
-            complete, beginning = bool(self.whole.fullmatch(torn)), bool(self.torn.fullmatch(torn))
-        else:
-            complete, beginning = False, self.header.startswith(torn)
-        if not complete and not beginning:
-            raise OSError(errno.EINVAL, f"not a file of ours: it ends in {torn[-60:]!a}")
-        cut = b"" if complete else torn
-        if cut or end < size:
-            self.warn(f"{self.path}: cut off a torn end, {cut!a} and {size - end} NUL bytes")
-            file.truncate(end - len(cut))
+                raise foreign("a line in it is", line)
+        if not self.is_tail(tail):
+            raise foreign("it ends in", tail)
+
+    def is_tail(self, tail: bytes) -> bool:
+        """Tell whether this is a line of ours without its line end, or the beginning of one."""
+        return bool(self.whole_pattern.fullmatch(tail) or self.torn_pattern.fullmatch(tail))
+
+    def repair(self, file: FileIO, tail: bytes, nuls: int) -> None:
+        """Complete a tail that lacks only its line end; cut off one that is torn."""
+        complete = bool(self.whole_pattern.fullmatch(tail))
+        cut = b"" if complete else tail
+        if cut or nuls:
+            self.warn(f"{self.path}: cut off a torn end, {cut!a} and {nuls} NUL bytes")
+            file.truncate(file.seek(0, os.SEEK_END) - nuls - len(cut))
         if complete:
-            self.warn(f"{self.path}: completed the last line, {torn!a}")
+            self.warn(f"{self.path}: completed the last line, {tail!a}")
             file.write(b"\n")
 
     def append(self, lines: bytes) -> None:
         """Append whole lines; raise OSError, and nothing is appended, if they do not fit."""
         self.undo()
-        self.before = self.size()
-        rest = memoryview(lines if self.before else self.header + lines)
+        self.size_before = self.reopen_if_moved()
+        rest = memoryview(lines if self.size_before else self.header + lines)
         try:
             while rest:
                 rest = rest[self.file.write(rest) :]
         except OSError:
-            self.fail()
+            self.roll_back()
             raise
 
-    def size(self) -> int:
-        """Return the size of the file, made anew if it was renamed or removed: one system call for both."""
+    def reopen_if_moved(self) -> int:
+        """Create the file again if it was renamed or removed; return its size."""
         with suppress(FileNotFoundError):
-            found = os.stat(self.path)
+            found = os.stat(self.path)  # one system call for both questions
             if os.path.samestat(found, self.opened):
                 return found.st_size
         old, self.file = self.file, self.open()
-        with suppress(OSError):  # NFS may tell now that an earlier write has failed
+        with suppress(OSError):  # NFS may report only now that an earlier write has failed
             old.close()
         return os.fstat(self.file.fileno()).st_size
 
     def flush(self) -> None:
-        """Put what was appended on the disk; raise OSError, and the last append is undone, if that fails."""
+        """Put what was appended on the disk; raise OSError, and the last append is undone."""
         try:
             os.fsync(self.file.fileno())
-        except (
-            OSError
-        ):  # Linux drops the pages then: trying again without writing again would lose them
-            self.fail()
+        except OSError:  # Linux has dropped the pages: without a new write they would be lost
+            self.roll_back()
             raise
 
     def clear(self) -> None:
         """Empty the file; raise OSError."""
         self.file.truncate(0)
 
-    def fail(self) -> None:
-        """Cut off what the last append wrote: now, else before the next one."""
-        self.undone = False
+    def roll_back(self) -> None:
+        """Cut off what the last append wrote: now, or else before the next one."""
+        self.must_undo = True
         with suppress(OSError):
             self.undo()
 
     def undo(self) -> None:
-        if not self.undone:
-            if os.fstat(self.file.fileno()).st_size > self.before:  # else somebody has emptied it
-                self.file.truncate(self.before)
-            self.undone = True
+        if self.must_undo:
+            size = os.fstat(self.file.fileno()).st_size
+            if size > self.size_before:  # if not, somebody has emptied it
+                self.file.truncate(self.size_before)
+            self.must_undo = False
+
+
+def ends(file: FileIO) -> tuple[bytes | None, bytes | None, bytes, int]:
+    """Return the first and the last whole line of a file, None if there is none, and its tail.
+
+    The tail is what follows the last line end, and the number of NUL bytes after that: a power cut
+    can leave both. A line that is longer than any of ours is cut.
+    """
+    size = end = file.seek(0, os.SEEK_END)
+    while True:  # until a block does not end in NUL bytes
+        start = max(0, end - LINE)
+        file.seek(start)
+        block = file.read(end - start)
+        if not block.endswith(b"\0"):
+            break
+        end = start + len(block.rstrip(b"\0"))
+    *lines, tail = block.split(b"\n")
+    file.seek(0)
+    first = file.read(LINE).split(b"\n")[0]
+    if not lines:
+        return None, None, tail, size - end
+    return first, lines[-1], tail, size - end
+
+
+def foreign(where: str, line: bytes) -> OSError:
+    return OSError(errno.EINVAL, f"not a file of ours: {where} {line[:60]!a}")
+
+
+def replace(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> None:
+    """Put a new file in the place of another; raise OSError, and nothing of it is left behind."""
+    new = path + ".new"
+    with suppress(FileNotFoundError):
+        os.unlink(new)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # follows no link
+    try:
+        with open(os.open(new, flags, mode), "wb") as file:
+            file.writelines(pieces)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(new)
+        raise
+    if os.name == "posix":  # the new name is on the disk only when its folder is
+        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def lock(file: IO[bytes]) -> None:
-    """Keep other servers and clients out of a file, not its readers; raise OSError if one has it."""
+    """Keep other servers and clients out of a file, but not readers; raise OSError if in use."""
     try:
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

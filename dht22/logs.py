@@ -1,54 +1,68 @@
-"""The logs on disk: formats of one shape, chosen by the ending of the file's name.
+"""The logs on disk: three formats of one shape, chosen by the ending of the file's name.
 
     .txt    the plain reading, a line each: 74.3,25.7
     .csv    time,client,name,humidity,temperature,n
     .db     SQLite, table reading with these six columns, NULL where the CSV is empty
 
-Each has `append(rows)`, which makes the rows readable, and `flush()`, which puts them on the disk. Both raise
-OSError, and have then undone what they began: append the same rows again, and no line is torn, none doubled.
-Those that know who sent a reading have `last()`: the highest n of each name, in rotated files too.
+A format is a class in `LOGS`. It is opened with a path and what reports a mended file, has `path`,
+`append(rows)`, which makes the rows readable, and `flush()`, which puts them on the disk. All raise
+OSError, and have then undone what they began: append the same rows again, and no line is torn, none
+doubled. `history` tells which formats know, at the next start, what named sensors have sent.
 """
 
 from __future__ import annotations
 
 import errno
 import glob
-import gzip
 import os
 import re
 import sqlite3
+import stat
 import sys
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import lru_cache
-from io import BufferedIOBase
 from operator import itemgetter
 from typing import Union
-from urllib.parse import quote
 
 from dht22.datagram import parse
-from dht22.linefile import LINE, LineFile, Warn, lock, was_moved
+from dht22.linefile import LineFile, Warn, lock, was_moved
 
-# time (seconds since 1970), client (IP address), name, reading, n; name and n are empty for a plain reading
+# time (seconds since 1970), client (IP address), name, reading, n; a plain reading has neither
+# name nor n. A tuple with names would cost the server a tenth of its time.
 Row = tuple[float, str, str, str, str]
 
-NAMES = 10_000  # remembered
-READING = rb"[0-9]{1,3}\.[0-9],-?[0-9]{1,2}\.[0-9]"
+# The columns of a CSV: what stands in each, and how that may begin where a line is torn.
+COLUMNS = {
+    "time": (rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", rb"[0-9TZ:.-]*"),
+    "client": (rb"[0-9a-f:.]{2,45}", rb"[0-9a-f:.]{0,45}"),
+    "name": (rb"[A-Za-z0-9._-]{1,32}", rb"[A-Za-z0-9._-]{0,32}"),
+    "humidity": (rb"[0-9]{1,3}\.[0-9]", rb"[0-9.]{0,5}"),
+    "temperature": (rb"-?[0-9]{1,2}\.[0-9]", rb"[0-9.-]{0,5}"),
+    "n": (rb"[1-8][0-9]{15}", rb"[0-9]{0,16}"),
+}
+WHOLE = {column: whole for column, (whole, _) in COLUMNS.items()}
+READING = WHOLE["humidity"] + b"," + WHOLE["temperature"]
+# A row: groups 1 and 2 are name and n of a named one.
+NAMED = rb"(%b),%b,(%b)" % (WHOLE["name"], READING, WHOLE["n"])
+ROW = rb"%b,%b,(?:,%b,|%b)" % (WHOLE["time"], WHOLE["client"], READING, NAMED)
+NAMED_ROW = re.compile(rb"Z,[^,\n]*," + NAMED + rb"\n")  # in a block of rows, for a quick search
+CSV_HEADER = ",".join(COLUMNS).encode() + b"\n"
+
+
+def beginning(columns: Sequence[bytes]) -> re.Pattern[bytes]:
+    """Return what matches a line that is torn in any of its columns."""
+    pattern = columns[-1]
+    for column in columns[-2::-1]:
+        pattern = rb"%b(?:,%b)?" % (column, pattern)
+    return re.compile(pattern)
+
+
 TEXT_WHOLE = re.compile(READING)
-TEXT_TORN = re.compile(rb"-?[0-9]{0,3}(\.[0-9]{0,20})?(,(-?[0-9]{0,3}(\.[0-9]{0,20})?)?)?")
-CSV_HEADER = b"time,client,name,humidity,temperature,n\n"
-CSV_WHOLE = re.compile(
-    rb"[0-9T:.-]{23}Z,[0-9a-f:.]{2,45},(,%b,|[A-Za-z0-9._-]{1,32},%b,[0-9]{16})"
-    % (READING, READING)
-)
-CSV_NAMED = re.compile(rb"Z,[^,\n]*,([A-Za-z0-9._-]{1,32}),[0-9.]+,[0-9.-]+,([0-9]{16})\n")
-CSV_TORN = re.compile(
-    rb"[0-9TZ:.-]{0,24}(,[0-9a-f:.]{0,45}(,[A-Za-z0-9._-]{0,32}"
-    rb"(,[0-9.]{0,5}(,[0-9.-]{0,5}(,[0-9]{0,16})?)?)?)?)?"
-)
-DB_COLUMNS = ["time", "client", "name", "humidity", "temperature", "n"]
+TEXT_TORN = beginning([rb"-?[0-9]{0,3}(?:\.[0-9]{0,20})?"] * 2)  # the course's log has decimals
+CSV_WHOLE = re.compile(ROW)
+CSV_TORN = beginning([torn for _, torn in COLUMNS.values()])
 
 
 def is_reading(line: bytes) -> bool:
@@ -73,7 +87,7 @@ class TextLog:
         self.file = LineFile(path, warn, b"", is_reading, TEXT_WHOLE, TEXT_TORN)
         self.flush = self.file.flush
 
-    def append(self, rows: Sequence[Row]) -> None:
+    def append(self, rows: Iterable[Row]) -> None:
         self.file.append(("\n".join(map(itemgetter(3), rows)) + "\n").encode("ascii"))
 
 
@@ -82,66 +96,23 @@ class CsvLog:
 
     def __init__(self, path: str, warn: Warn) -> None:
         self.path = path
-        self.warn = warn
         self.file = LineFile(path, warn, CSV_HEADER, CSV_WHOLE.fullmatch, CSV_WHOLE, CSV_TORN)
         self.flush = self.file.flush
 
-    def last(self) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for path in [*rotated(self.path), self.path]:
-            try:
-                with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-                    for block in blocks(file):
-                        for name, n in dict(CSV_NAMED.findall(block)).items():
-                            remember(found, name.decode("ascii"), int(n))
-            except (OSError, EOFError, zlib.error) as error:
-                if path == self.path:
-                    raise
-                self.warn(
-                    f"{path}: read as far as it goes ({error}); duplicates of what is behind are not known"
-                )
-        return found
-
-    def append(self, rows: Sequence[Row]) -> None:
-        self.file.append(
-            "".join(
-                [
-                    f"{rfc3339(time)},{client},{name},{reading},{n}\n"
-                    for time, client, name, reading, n in rows
-                ]
-            ).encode("ascii")
-        )
+    def append(self, rows: Iterable[Row]) -> None:
+        lines = [
+            f"{rfc3339(time)},{client},{name},{reading},{n}\n"
+            for time, client, name, reading, n in rows
+        ]
+        self.file.append("".join(lines).encode("ascii"))
 
 
-def rotated(path: str) -> list[str]:
-    """Return what rotation has left of a log, the oldest first."""
-    beside = [*glob.glob(glob.escape(path) + ".*"), *glob.glob(glob.escape(path) + "-*")]
-    files = [each for each in beside if not each.endswith(("-wal", "-shm", "-journal"))]
-    return sorted(filter(os.path.isfile, files), key=modified)
-
-
-def modified(path: str) -> float:
-    """Return when a file was modified, 0 if it is gone by now."""
-    try:
-        return os.path.getmtime(path)
-    except OSError:
-        return 0.0
-
-
-def blocks(file: BufferedIOBase) -> Iterator[bytes]:
-    """Yield a file in blocks of whole lines; what follows its last line end is left out."""
-    rest = b""
-    for block in iter(lambda: file.read1(1 << 20), b""):
-        lines, _, rest = (rest + block).rpartition(b"\n")
-        yield lines + b"\n"
-        rest = rest[-LINE:]  # no line of ours is longer
-
-
-def remember(found: dict[str, int], name: str, n: int) -> None:
-    """Note the highest n of a name; of too many names the latest are kept."""
-    found[name] = max(n, found.pop(name, 0))
-    if len(found) > NAMES:
-        del found[next(iter(found))]
+CREATE_TABLE = (
+    "CREATE TABLE reading (time TEXT NOT NULL, client TEXT NOT NULL, name TEXT,"
+    " humidity REAL NOT NULL, temperature REAL NOT NULL, n INTEGER, UNIQUE (name, n))"
+)
+INSERT = "INSERT OR IGNORE INTO reading VALUES (?, ?, nullif(?, ''), ?, ?, nullif(?, ''))"
+WAL_PAGES = 100  # of 4 KiB, after which SQLite's write-ahead log is emptied: it may fill a disk
 
 
 class DbLog:
@@ -149,35 +120,47 @@ class DbLog:
 
     def __init__(self, path: str, warn: Warn) -> None:
         self.path = path
-        self.warn = warn
-        # SQLite's own locks would let a second server in. This file stays open: closing it would end those.
-        self.file = open(path, "a+b")  # noqa: SIM115
-        if sys.platform.startswith(
-            "linux"
-        ):  # elsewhere the two kinds of lock are one, and SQLite is locked out
+        # This file stays open: closing it would end the locks that SQLite has on it.
+        self.file = open(path, "a+b", buffering=0)  # noqa: SIM115
+        if not stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        if sys.platform.startswith("linux"):  # elsewhere this lock would keep SQLite itself out
             lock(self.file)
         self.file.seek(0)
         if self.file.read(16) not in (b"", b"SQLite format 3\0"):
             raise OSError(errno.EINVAL, "no SQLite database")
         try:
             self.connection = sqlite3.connect(path, timeout=1, isolation_level=None)
-            with self.transaction() as execute:
-                columns = [row[1] for row in execute("PRAGMA table_info(reading)")]
-                if columns != DB_COLUMNS and execute("SELECT 1 FROM sqlite_master").fetchone():
-                    raise OSError(errno.EINVAL, "a database, but not one of readings")
-                execute(
-                    "CREATE TABLE IF NOT EXISTS reading (time TEXT NOT NULL, client TEXT NOT NULL, name TEXT,"
-                    " humidity REAL NOT NULL, temperature REAL NOT NULL, n INTEGER, UNIQUE (name, n))"
-                )
-                execute(
-                    "PRAGMA user_version = 1"
-                )  # a write: what it cannot write, SQLite opens for reading only
-            self.connection.execute("PRAGMA journal_mode = WAL")
-            self.connection.execute("PRAGMA synchronous = FULL")
-            # What a killed predecessor committed, and did not flush, counts from now on.
-            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.prepare()
         except sqlite3.Error as error:
             raise OSError(errno.EIO, str(error)) from None
+
+    def prepare(self) -> None:
+        """Make the database ready to be appended to; refuse one that is not of readings."""
+        execute = self.connection.execute
+        self.refuse_foreign()
+        # What a killed predecessor committed and did not flush counts from now on. It comes first:
+        # on a small disk it makes room.
+        try:
+            execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.OperationalError as error:
+            if "full" not in str(error):  # that is reported when a reading cannot be written
+                raise
+        execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = FULL")
+        execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+        execute(f"PRAGMA journal_size_limit = {WAL_PAGES * 4096}")
+        with self.transaction():
+            if not execute("SELECT 1 FROM sqlite_master").fetchone():
+                execute(CREATE_TABLE)
+                execute("PRAGMA user_version = 1")
+
+    def refuse_foreign(self) -> None:
+        """Raise OSError unless the database is empty or has our table."""
+        tables = self.connection.execute("SELECT name, sql FROM sqlite_master WHERE sql NOT NULL")
+        found = dict(tables.fetchall())
+        if found and found.get("reading") != CREATE_TABLE:
+            raise OSError(errno.EINVAL, "a database, but its table is not that of our readings")
 
     @contextmanager
     def transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
@@ -192,48 +175,40 @@ class DbLog:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
 
-    def append(self, rows: Sequence[Row]) -> None:
-        if was_moved(self.path, self.file):
-            raise OSError(
-                errno.ENOENT,
-                "renamed or removed under way; a .db is rotated with the server stopped",
-            )
+    def append(self, rows: Iterable[Row]) -> None:
+        if was_moved(self.path, self.file):  # its -wal would be left behind, with rows in it
+            raise OSError(errno.ENOENT, "moved away")
+        values = [
+            (rfc3339(time), client, name, *reading.split(","), n)
+            for time, client, name, reading, n in rows
+        ]
         with self.transaction():
-            self.connection.executemany(
-                "INSERT OR IGNORE INTO reading VALUES (?, ?, nullif(?, ''), ?, ?, nullif(?, ''))",
-                [
-                    (rfc3339(time), client, name, *reading.split(","), n)
-                    for time, client, name, reading, n in rows
-                ],
-            )
+            self.connection.executemany(INSERT, values)
 
     def flush(self) -> None:
         pass
 
-    def last(self) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for path in [*rotated(self.path), self.path]:
-            query = (
-                "mode=ro" if path == self.path else "immutable=1"
-            )  # which leaves no files beside a rotated one
-            try:
-                with closing(
-                    sqlite3.connect(f"file:{quote(os.fsencode(path))}?{query}", uri=True)
-                ) as connection:
-                    for name, n in connection.execute(
-                        "SELECT name, max(n) FROM reading WHERE name IS NOT NULL GROUP BY name ORDER BY max(n)"
-                    ):
-                        remember(found, name, n)
-            except sqlite3.Error as error:
-                if path == self.path:
-                    raise OSError(errno.EIO, str(error)) from None
-                self.warn(f"{path}: not read ({error}); duplicates of what is in it are not known")
-        return found
-
 
 Log = Union[TextLog, CsvLog, DbLog]
-LOGS: dict[str, type[Log]] = {
-    ".txt": TextLog,
-    ".db": DbLog,
-    ".csv": CsvLog,
-}  # in the order in which they are written
+# In the order in which they are written: the last one that is in use is that from which the
+# acknowledged readings are recovered, see Journal.
+LOGS: dict[str, type[Log]] = {".txt": TextLog, ".db": DbLog, ".csv": CsvLog}
+
+
+PACKED = {".gz": "gzip", ".xz": "lzma", ".bz2": "bz2"}  # the modules that unpack a rotated log
+NO_LOGS = "-wal", "-shm", "-journal", ".new"  # lie beside a log
+
+
+def rotated(path: str) -> list[str]:
+    """Return what rotation has left of a log, the oldest first."""
+    beside = [*glob.glob(glob.escape(path) + ".*"), *glob.glob(glob.escape(path) + "-*")]
+    files = [each for each in beside if not each.endswith(NO_LOGS) and os.path.isfile(each)]
+    return sorted(files, key=modified)
+
+
+def modified(path: str) -> float:
+    """Return when a file was modified, 0 if it is gone by now."""
+    try:
+        return os.path.getmtime(path)
+    except OSError:
+        return 0.0

@@ -1,10 +1,14 @@
 """Scripts that are started for a test and stopped at its end."""
 
+import signal
 import socket
 
 import pytest
 
-from tools import Script
+from tools import DEADLINE, Script
+
+# What a script starts with & ignores SIGINT, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -39,5 +43,5 @@ def desktop():
     """Return a socket that plays the server, on loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        sock.settimeout(10)
+        sock.settimeout(DEADLINE)
         yield sock

@@ -1,4 +1,4 @@
-"""A UDP relay between clients and a server: it loses, doubles, reorders and delays, as its seed decides."""
+"""A UDP relay that loses, doubles, reorders and delays datagrams, as its seed decides."""
 
 import heapq
 import itertools
@@ -12,10 +12,11 @@ SHORT, LONG = 0.003, 0.2  # seconds that a datagram takes at most: all but the l
 
 
 class Relay:
-    """Passes datagrams on, both ways, for any number of clients; each has a socket of its own towards the server.
+    """Passes datagrams on, both ways, between any number of clients and a server.
 
-    loss, doubled and late are the shares of the datagrams that meet with it. `server` is the port of the server
-    at the moment: one that is started again may take another. `watch` is called with each answer before it goes on.
+    Each client has a socket of its own towards the server. loss, doubled and late are shares of
+    the datagrams. `server` is the server's present port: a restarted server may take another.
+    `watch` is called with each answer before it is passed on.
     """
 
     def __init__(
@@ -29,7 +30,8 @@ class Relay:
         self.port = self.front.getsockname()[1]
         self.back = {}  # a client's address -> the socket that stands for it at the server
         self.clients = {}  # that socket -> the client's address
-        self.under_way = []  # a heap: when it arrives, a number that keeps the rest from being compared, what, where
+        # A heap of: when it arrives, a number that keeps the rest from being compared, what, where.
+        self.under_way = []
         self.numbers = itertools.count()
         self.going = True
         self.thread = threading.Thread(target=self.run)
@@ -71,7 +73,7 @@ class Relay:
                     sock.sendto(datagram, peer or ("127.0.0.1", self.server))
 
     def accept(self, datagram, sock, peer):
-        """Let chance decide how often and when a datagram arrives; without a peer it goes to the server."""
+        """Decide by chance how often and when a datagram arrives; without a peer, at the server."""
         for _ in range(2 if self.dice.random() < self.doubled else 1):
             if self.dice.random() >= self.loss:
                 delay = self.dice.uniform(0, LONG if self.dice.random() < self.late else SHORT)

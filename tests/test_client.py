@@ -1,4 +1,4 @@
-"""The client as its users meet it, with drivers faked at the edge: a module on PYTHONPATH, a tree over /sys."""
+"""The client as its users meet it. Drivers are faked at the edge: a module, a tree over /sys."""
 
 import argparse
 import random
@@ -17,7 +17,7 @@ from tools import ROOT, lines
 
 QUICK = {"drivers.MIN_INTERVAL": 0.001}
 
-# Plays the readings of a file, `None None` for a failed one, then is silent; notes how it was called.
+# Plays the readings of a file (`None None`: a failed one), then is silent; notes its calls.
 FAKE_ADAFRUIT = """
 DHT11, DHT22, AM2302 = 11, 22, 22
 readings = iter(open("readings").read().split("\\n"))
@@ -139,10 +139,10 @@ def test_what_can_be_a_host(text):
     "argv, code, error",
     [
         ([], 2, "the following arguments are required: SERVER"),
-        (["127.0.0.1", "--port", "0.5"], 2, "'0.5' is no port"),
-        (["127.0.0.1", "--port", "0"], 2, "'0' is no port"),
+        (["127.0.0.1", "--port", "0.5"], 2, "'0.5' is not a port"),
+        (["127.0.0.1", "--port", "0"], 2, "'0' is not a port"),
         (["127.0.0.1", "--interval", "1"], 2, "a sensor needs 2 s between readings (datasheet)"),
-        (["127.0.0.1", "--interval", "nan"], 2, "'nan' is no interval"),
+        (["127.0.0.1", "--interval", "nan"], 2, "'nan' is not an interval"),
         (["127.0.0.1", "--pin", "28"], 2, "'28' is no GPIO"),
         (["127.0.0.1", "--sensor", "DHT23"], 2, "invalid choice: 'DHT23'"),
         (
@@ -154,13 +154,14 @@ def test_what_can_be_a_host(text):
         (
             ["127.0.0.1"],
             1,
-            "no sensor is set up on this machine. On a Pi: sudo dtoverlay dht11 gpiopin=11. Without a ",
+            "no sensor is set up on this machine. On a Pi: sudo dtoverlay dht11 gpiopin=11. "
+            "Without a ",
         ),
         *[
             (
                 ["--driver", "simulated", each],
                 2,
-                f"{each!r} is no host (a name or an address; a port",
+                f"{each!r} is not a host (a name or an address; a port",
             )
             for each in NO_HOSTS
         ],

@@ -101,7 +101,7 @@ NOT_READINGS = [
 
 
 def oracle(datagram):
-    """Return how a datagram is to be logged, None if it is not; written without the product's means."""
+    """Return the line to be logged for a datagram, or None; shares no code with the product."""
     if len(datagram) > 256 or any(byte > 127 for byte in datagram):
         return None
     text = datagram.decode("ascii")
@@ -222,7 +222,8 @@ def test_random_datagrams_are_logged_if_and_only_if_the_oracle_says_so(server, t
         marker = b"90.0,%.1f" % (block / 2)
         datagrams = ["".join(dice.choices(alphabet, k=dice.randint(0, 12))) for _ in range(500)]
         datagrams += [
-            f"{dice.uniform(-9, 120):.{dice.randint(0, 3)}f},{dice.uniform(-50, 99):.{dice.randint(0, 3)}f}"
+            f"{dice.uniform(-9, 120):.{dice.randint(0, 3)}f}"
+            f",{dice.uniform(-50, 99):.{dice.randint(0, 3)}f}"
             for _ in range(500)
         ]
         datagrams = [text.encode() for text in datagrams] + [marker]

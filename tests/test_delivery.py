@@ -1,4 +1,4 @@
-"""Named readings through a bad network, with server and clients killed at every point: each exactly once."""
+"""Named readings, each logged once, through a bad network and kills at every point."""
 
 import csv
 import math
@@ -36,7 +36,7 @@ SEEDS = 500  # of each test at its full size: some ten seconds each
 RESEND = 0.01  # seconds; what waits longer is spooled
 LATE = 0.4  # seconds that a busy machine may take for that
 
-# All that is time goes a hundred times as fast as for a sensor that is read every 2 s, the microseconds of n too.
+# All times are a hundredth of those for a sensor that is read every 2 s, the microseconds in n too.
 TIMERS = f"""
 from dht22 import delivery, spool
 delivery.LEAP = {RESEND * 1_000_000:.0f}
@@ -124,7 +124,7 @@ class Disk:
 
 
 class Client:
-    """A client that is killed and started again on its spool, and what of its readings must not be lost."""
+    """A client that is killed and started again on its spool; knows what must not be lost."""
 
     def __init__(self, folder, number, port, disk=None):
         self.folder, self.number, self.port, self.disk = folder, number, port, disk
@@ -135,7 +135,7 @@ class Client:
         self.note = folder / f"{self.name}.taken"
         self.starts = []  # a Script each
         self.ends = []  # when each had ended (monotonic)
-        self.spooled = []  # readings that were in the spool before the start or when a client had ended
+        self.spooled = []  # readings in the spool before the start and after each end
 
     def start(self, count, interval, setup="", prefix=()):
         temperature = 10 * self.number + len(self.starts)
@@ -253,9 +253,10 @@ def in_database(path, name):
 
 
 def check(folder, clients, acknowledged, doubled=True):
-    """Compare the logs with what was read, spooled and acknowledged; return the age at the kill of what is missing.
+    """Compare the logs with what was read, spooled and acknowledged.
 
-    doubled: a kill between two logs may have doubled a reading in the text log, or left one in the database alone.
+    Return how old at the kill the missing readings were. doubled: a kill between two logs may have
+    doubled a reading in the text log, or left one in the database alone.
     """
     rows = Rows(folder / "a.csv").follow()
     text = readings(folder / "a.txt")
@@ -319,14 +320,15 @@ def through_a_bad_network(
     total = sensors * count
 
     def start_server():
-        running = server(*logs, setup="import server; server.RETRY = 0.05")
+        running = server(*logs, timers={"journal.RETRY": 0.05})
         relay.server = running.port
         return running
 
     with Relay(0, seed, loss=0.3, doubled=0.2, late=0.1, watch=collect(acknowledged)) as relay:
         clients = [Client(folder, each, relay.port, disk) for each in range(1, sensors + 1)]
-        # Each goes when so many readings are on the log, some clients when so many are taken: at any moment of a run,
-        # however fast it is. Those read as often as they can deliver, the others have a spool that grows.
+        # Each is killed when so many readings are logged, some clients when so many are read: at
+        # any moment of a run, however fast. These read as often as they can deliver; the spools of
+        # the others grow.
         kills = {
             client: sorted(dice.sample(range(1, count * 9 // 10), client_kills))
             for client in clients
@@ -453,9 +455,9 @@ def test_stopped_before_anything_was_spooled_or_acknowledged(server, tmp_path):
     assert check(tmp_path, [client], acknowledged, doubled=False) == []
 
 
-# strace makes the k-th such call, on a log or the spool, kill the server or the client, or fail. The run that is
-# disturbed begins with a spool that has grown long and logs that have all of it but the last reading; the answer to
-# the one before was lost.
+# strace makes the k-th such call, on a log or the spool, fail, or kill the server or the client.
+# The disturbed run begins with a spool that has grown long and logs that have all of it but the
+# last reading; the answer to the one before was lost.
 SPOOLED = 18
 ROOM = "from dht22 import delivery, spool; spool.LONG = 16; delivery.RESEND = 0.03\n"
 
@@ -495,8 +497,9 @@ def strace(folder, trace, paths=(), inject=None):
 def short_run(folder, logs, disturbed, call="", inject=None):
     """Deliver what a spool holds and four more readings; the `disturbed` script runs under strace.
 
-    What is killed is started again, undisturbed. call: what is disturbed, if it is not a call on a file. Return the
-    trace, the exit codes of what ended before its time, and how old at the kill the readings were that are missing.
+    What is killed is started again, undisturbed. call: what is disturbed, if not a call on a file.
+    Return the trace, the exit codes of what ended early, and how old at the kill the missing
+    readings were.
     """
     folder.mkdir()
     paths = [
@@ -526,7 +529,7 @@ def short_run(folder, logs, disturbed, call="", inject=None):
             0,
             *options(*(folder / log for log in logs)),
             prefix=prefix,
-            setup="import server; server.RETRY = 0.05",
+            timers={"journal.RETRY": 0.05},
         )
         started.append(running)
         until(lambda: running.process.poll() is not None or "on the Pi" in running.err)
@@ -579,7 +582,7 @@ def lines_of(spool):
 
 
 def at_every_call(folder, logs, disturbed, fault):
-    """Disturb a run at each of its calls in turn; return how many there were and how many runs they ended."""
+    """Disturb a run at each of its calls in turn; return the number of calls and of runs ended."""
     needs("strace")
     trace, *_ = short_run(folder / "trace", logs, disturbed)
     points = [("", *call) for call in calls(trace)]
@@ -626,7 +629,7 @@ def test_the_server_disturbed_at_every_call(tmp_path, logs, fault):
 
 
 def test_a_spool_torn_at_any_byte(tmp_path, monkeypatch):
-    """As a power cut would leave it: a beginning of what waits, each as it was read, the first with its n."""
+    """After a power cut: the first of the waiting readings, unchanged, the oldest with its n."""
     monkeypatch.setattr(spool, "say", lambda line: None)
     path = tmp_path / "whole.spool"
     read = ["50.0,20.1", "50.1,-10.5", "100.0,-40.0"]
@@ -650,7 +653,7 @@ def test_a_spool_torn_at_any_byte(tmp_path, monkeypatch):
 
 
 def test_an_answer_follows_a_sync_of_every_log(tmp_path):
-    """Of what was on the logs at the start as well: a server that was killed before its sync may have written it."""
+    """What the logs held at the start counts too: a killed server may not have synced it."""
     trace, *_ = short_run(tmp_path / "run", BOTH, "server", "write,fsync,sendto")
     unsynced = {"a.txt", "a.csv"}
     answers = 0

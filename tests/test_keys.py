@@ -1,4 +1,4 @@
-"""Keys: who has none can neither write into the logs nor make a client forget; the true client is unharmed."""
+"""Keys: without one nobody can write into the logs, make a client forget, or disturb a true one."""
 
 import ast
 import gzip
@@ -33,7 +33,7 @@ def keys(tmp_path):
 
 
 def ask(port, *questions):
-    """Send from one socket, and return the answers up to that of the last, which has to be a good one."""
+    """Send from one socket; return all answers up to that to the last question, a good one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(10)
         sock.connect(("127.0.0.1", port))
@@ -177,7 +177,7 @@ def test_n_and_age_at_and_past_their_bounds_never_stop_the_server(server, tmp_pa
     number = 0
 
     def answered(n, age):
-        """Send a reading as kitchen and, to know the end, one as attic; tell whether the first was answered."""
+        """Send a reading as kitchen, then one as attic to know the end; was the first answered?"""
         nonlocal number
         number += 1
         first = datagram.sign(f"50.0,20.0,kitchen,{n},{age}".encode(), key)
@@ -226,7 +226,7 @@ def test_n_and_age_at_and_past_their_bounds_never_stop_the_server(server, tmp_pa
 
 
 def attacks():
-    """Return what an attacker may send who has attic's key and has seen a datagram of kitchen's, with the reason."""
+    """Return datagrams and reasons; the attacker has attic's key and saw one of kitchen's."""
     good = format_named("50.0,20.0", "kitchen", START + 10**6, 0.0, KITCHEN)
     body, mac = good[:-33], good[-32:]
     of_attic = format_named("50.0,20.0", "attic", START + 10**6, 0.0, ATTIC)
@@ -425,7 +425,7 @@ def test_a_great_number_of_names_is_bounded(server, tmp_path, number):
 
 
 def wrong_answers(name, n, mac, old, key):
-    """Return answers to the reading n that must change nothing; `old`: the true one to the reading before."""
+    """Return answers to reading n that must change nothing; `old`: the true one to an older n."""
 
     def signed(last, interval=None, question=mac, key=key, name=name):
         return format_ack(name, last, interval, question, key)
@@ -614,7 +614,7 @@ def test_at_the_last_n_nothing_is_sent_and_the_readings_are_kept(desktop, script
 
 
 def test_a_client_in_a_flood_of_answers_goes_on_reading(desktop, script):
-    """Garbage comes faster than it can be read: each datagram that is taken leaves another one in the socket."""
+    """Garbage comes faster than it is read: each datagram taken leaves another in the socket."""
     client = script(
         "client",
         "127.0.0.1",
@@ -649,31 +649,28 @@ delivery.Delivery.receive = flood
 # Key files, and what is refused at the start
 
 GOOD = b"kitchen " + b"0a" * 32 + b"\n"
+NO_KEY = "line 1 is not `name key`"
 KEY_FILES = {  # content, mode: what is wrong, None if nothing is
     (GOOD, 0o600): None,
     (GOOD.rstrip(), 0o400): None,
     (b"kitchen\t" + b"0A" * 32 + b" \r\n", 0o600): None,
-    (GOOD, 0o640): "others can read it: chmod 600",
-    (GOOD, 0o604): "others can read it: chmod 600",
-    (GOOD, 0o610): "others can read it: chmod 600",
-    (b"", 0o600): "it is empty",
-    (b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (b"0a" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (b"kitchen " + b"0a" * 31 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (b"kitchen " + b"0a" * 33 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (b"kitchen " + b"0g" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (b"kitchen=" + b"0a" * 32 + b"\n", 0o600): "line 1 is no `name key`, or a name's second one",
-    (
-        b"k\xc3\xbcche " + b"0a" * 32 + b"\n",
-        0o600,
-    ): "line 1 is no `name key`, or a name's second one",
-    (
-        b"k" * 33 + b" " + b"0a" * 32 + b"\n",
-        0o600,
-    ): "line 1 is no `name key`, or a name's second one",
-    (GOOD + b"# the attic's\n", 0o600): "line 2 is no `name key`, or a name's second one",
-    (GOOD + GOOD, 0o600): "line 2 is no `name key`, or a name's second one",
-    (b"\0" * 1000, 0o600): "line 1 is no `name key`, or a name's second one",
+    (b"# the kitchen's\n\n \t\n" + GOOD + b"\n#" + GOOD, 0o600): None,
+    (GOOD, 0o640): "others can read it: chmod 600 key",
+    (GOOD, 0o604): "others can read it: chmod 600 key",
+    (GOOD, 0o610): "others can read it: chmod 600 key",
+    (b"", 0o600): "there is none in it",
+    (b"\n# none\n", 0o600): "there is none in it",
+    (b"0a" * 32 + b"\n", 0o600): NO_KEY,
+    (b"kitchen " + b"0a" * 31 + b"\n", 0o600): NO_KEY,
+    (b"kitchen " + b"0a" * 33 + b"\n", 0o600): NO_KEY,
+    (b"kitchen " + b"0g" * 32 + b"\n", 0o600): NO_KEY,
+    (b"kitchen=" + b"0a" * 32 + b"\n", 0o600): NO_KEY,
+    (b"k\xc3\xbcche " + b"0a" * 32 + b"\n", 0o600): NO_KEY,
+    (b"k" * 33 + b" " + b"0a" * 32 + b"\n", 0o600): NO_KEY,
+    (b"192.168.1.7 " + b"0a" * 32 + b"\n", 0o600): NO_KEY,
+    (GOOD + b"kitchen\n", 0o600): "line 2 is not `name key`",
+    (GOOD + b"\n" + GOOD, 0o600): "line 3 is a second key for kitchen",
+    (b"\0" * 1000, 0o600): NO_KEY,
 }
 
 
@@ -690,14 +687,15 @@ def test_key_file(tmp_path, content, mode, wrong):
     else:
         with pytest.raises(OSError) as raised:
             console.read_keys(tmp_path / "key")
-        assert raised.value.strerror == wrong
+        assert raised.value.strerror == wrong.replace("600 key", f"600 {tmp_path / 'key'}")
 
 
 @pytest.mark.parametrize(
-    "content, mode", [(GOOD, 0o640), (b"", 0o600), (GOOD + GOOD, 0o600), (b"kitchen 0a\n", 0o600)]
+    "content, mode",
+    [(GOOD, 0o640), (b"", 0o600), (GOOD + b"kitchen\n", 0o600), (b"\0" * 1000, 0o600)],
 )
 def test_a_key_file_that_is_refused(script, tmp_path, content, mode):
-    wrong = KEY_FILES.get((content, mode), "line 1 is no `name key`, or a name's second one")
+    wrong = KEY_FILES[content, mode]
     (tmp_path / "key").write_bytes(content)
     (tmp_path / "key").chmod(mode)
     server = script("server", "--port", 0, "--keys", "key")
@@ -710,8 +708,8 @@ def test_a_key_file_that_is_refused(script, tmp_path, content, mode):
         == f"server.py: error: cannot use the keys in key ({wrong}); make them with --new-key\n"
     )
     assert (
-        client.err
-        == f"client.py: error: cannot use the key in key ({wrong}); make one with server.py --new-key\n"
+        client.err == f"client.py: error: cannot use the key in key ({wrong});"
+        " make one with server.py --new-key\n"
     )
     assert not (tmp_path / "datalog.csv").exists() and not (tmp_path / "spool").exists()
 
@@ -744,11 +742,11 @@ def test_a_key_file_that_is_refused(script, tmp_path, content, mode):
             2,
             "--name attic differs from the key's, kitchen; leave it",
         ),
-        ("client", ["h", "--name", "küche"], 2, "'küche' is no name"),
-        ("client", ["h", "--name", "a,b"], 2, "'a,b' is no name"),
-        ("client", ["h", "--name", "k" * 33], 2, "is no name"),
-        ("client", ["h", "--name", "192.168.1.7"], 2, "'192.168.1.7' is no name"),
-        ("client", ["h", "--key", "address"], 1, "cannot use the key in address (line 1 is no "),
+        ("client", ["h", "--name", "küche"], 2, "'küche' is not a name"),
+        ("client", ["h", "--name", "a,b"], 2, "'a,b' is not a name"),
+        ("client", ["h", "--name", "k" * 33], 2, "is not a name"),
+        ("client", ["h", "--name", "192.168.1.7"], 2, "'192.168.1.7' is not a name"),
+        ("client", ["h", "--key", "address"], 1, "cannot use the key in address (line 1 is not `"),
         ("client", ["h", "--spool", "spool"], 2, "--spool is for a named sensor; give a --name"),
         ("server", ["--keys", "one", "--log", "a.txt"], 2, "--keys needs a .csv or .db log"),
         (
@@ -758,14 +756,14 @@ def test_a_key_file_that_is_refused(script, tmp_path, content, mode):
             "cannot use the keys in none (No such file or directory)",
         ),
         ("server", ["--keys", ""], 1, "cannot use the keys in  (No such file or directory)"),
-        ("server", ["--new-key", "a b"], 2, "'a b' is no name"),
-        ("server", ["--new-key", ""], 2, "'' is no name"),
+        ("server", ["--new-key", "a b"], 2, "'a b' is not a name"),
+        ("server", ["--new-key", ""], 2, "'' is not a name"),
         *[
             (
                 "server",
                 ["--interval", each],
                 2,
-                f"{each!r} is no interval (whole seconds, 2 to 86400)",
+                f"{each!r} is not an interval (whole seconds, 2 to 86400)",
             )
             for each in ("1", "0", "86401", "x", "2.5", "", "-2", "1e3", "٢٢", "nan")
         ],
@@ -887,7 +885,7 @@ def test_the_server_sets_the_interval_of_named_clients(script, server, tmp_path)
 
 
 def compared(source):
-    """Return the lines in which something that is called mac or digest is compared by an operator."""
+    """Return the lines in which an operator compares something called mac or digest."""
 
     def names(node):
         if (

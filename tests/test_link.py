@@ -76,7 +76,7 @@ NO_ROUTE = r"no route to {}: a wrong address, or its firewall refuses"
 REFUSED = r"nothing listens on {}, or its firewall refuses UDP"
 NO_ANSWER = r"no answer from {} for 5 s: .* the server's own screen tells what it refuses"
 NO_NAME = r"cannot look up {} \(.*\); it keeps trying"
-NO_HOST = r"client.py: error: argument SERVER: '{}' is no host .*"
+NO_HOST = r"client.py: error: argument SERVER: '{}' is not a host .*"
 MISTAKES = {  # what is done wrong: SERVER, options, what is said, after how many seconds at most
     "wrong address": ("10.9.8.77", [], NO_ROUTE, 6),
     "wrong address, named": ("10.9.8.77", NAMED, NO_ROUTE, 6),

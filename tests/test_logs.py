@@ -1,11 +1,18 @@
 """Facts about the files: what is mended at the start, what is refused, what rotation leaves."""
 
+import bz2
+import lzma
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 
 import pytest
 
-from dht22 import linefile, logs
+from dht22 import history, linefile, logs
+from tools import ROOT, needs_namespaces
 
 HEADER = "time,client,name,humidity,temperature,n\n"
 PLAIN = "2026-11-21T10:00:02.123Z,192.168.1.7,,74.3,25.7,"
@@ -51,6 +58,11 @@ MENDED = {  # ending: [(what is there, what is left of it)]
             for cut in range(1, len(NAMED))
         ],
         (HEADER + PLAIN + "\n\0\0", HEADER + PLAIN + "\n"),
+        # Somebody emptied the file while it was written: the header is put back.
+        (PLAIN + "\n", HEADER + PLAIN + "\n"),
+        (PLAIN, HEADER + PLAIN + "\n"),
+        (PLAIN + "\n" + NAMED + "\n\0\0", HEADER + PLAIN + "\n" + NAMED + "\n"),
+        ((PLAIN + "\n") * 50_000, HEADER + (PLAIN + "\n") * 50_000),
     ],
 }
 REFUSED = {
@@ -71,7 +83,9 @@ REFUSED = {
     ".csv": [
         "buy milk\n",
         "when,what\n",
-        PLAIN + "\n",
+        PLAIN + "\nbuy milk\n",
+        PLAIN + "\nbuy mi",
+        PLAIN[:20],
         HEADER + "buy milk\n",
         HEADER + PLAIN + "\nbuy mi",
         "time;client\n",
@@ -113,14 +127,82 @@ def test_a_foreign_file_is_refused_untouched(tmp_path, ending, there):
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_another_database_is_refused_untouched(tmp_path):
+@pytest.mark.parametrize(
+    "table",
+    [
+        "milk (litres)",
+        "reading (time, client, name, humidity, temperature, n)",
+        logs.CREATE_TABLE.partition("TABLE ")[2].replace(", UNIQUE (name, n)", ""),
+        logs.CREATE_TABLE.partition("TABLE ")[2].replace("REAL", "TEXT"),
+    ],
+    ids=["another", "no types", "no unique", "other types"],
+)
+def test_another_database_is_refused_untouched(tmp_path, table):
     with sqlite3.connect(tmp_path / "log.db") as connection:
-        connection.execute("CREATE TABLE milk (litres)")
+        connection.execute(f"CREATE TABLE {table}")
     connection.close()
     before = (tmp_path / "log.db").read_bytes()
-    with pytest.raises(OSError, match="not one of readings"):
+    with pytest.raises(OSError, match="its table is not that of our readings"):
         logs.DbLog(str(tmp_path / "log.db"), print)
     assert (tmp_path / "log.db").read_bytes() == before
+
+
+def test_a_database_with_a_view_or_an_index_of_the_users_is_ours(tmp_path):
+    logs.DbLog(str(tmp_path / "log.db"), print).connection.close()
+    with sqlite3.connect(tmp_path / "log.db") as connection:
+        connection.execute("CREATE INDEX by_time ON reading (time)")
+        connection.execute("CREATE VIEW warm AS SELECT * FROM reading WHERE temperature > 30")
+    connection.close()
+    logs.DbLog(str(tmp_path / "log.db"), print).append([ROW])
+
+
+@pytest.mark.parametrize("ending", logs.LOGS)
+def test_what_is_no_regular_file_is_refused(tmp_path, ending):
+    path = tmp_path / f"log{ending}"
+    os.mkfifo(path)
+    with pytest.raises(OSError) as raised:
+        logs.LOGS[ending](str(path), print)
+    assert raised.value.strerror, "there is a reason to show"
+
+
+def test_the_write_ahead_log_of_a_database_stays_small(tmp_path):
+    log = logs.DbLog(str(tmp_path / "log.db"), print)
+    for _ in range(400):
+        log.append([ROW])
+    assert os.path.getsize(tmp_path / "log.db-wal") < 500_000, "1.6 MB with SQLite's own limit"
+
+
+def test_a_database_starts_on_a_disk_that_its_write_ahead_log_has_filled(tmp_path):
+    needs_namespaces()
+    (tmp_path / "disk").mkdir()
+    fill = """
+import os, signal
+from dht22 import logs
+log, written = logs.DbLog("disk/a.db", print), 0
+try:
+    while True:
+        log.append([(1795600000.0, "127.0.0.1", "", "50.0,20.0", "")])
+        written += 1
+except OSError:
+    print(written, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)  # so that nothing is tidied up
+"""
+    again = """
+from dht22 import logs
+log = logs.DbLog("disk/a.db", print)
+print(log.connection.execute("SELECT count(*) FROM reading").fetchone()[0])
+"""
+    code = 'mount -t tmpfs -o size=300k tmpfs disk; "$0" -c "$1"; "$0" -c "$2"'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", code, sys.executable, fill, again],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    written, found = map(int, done.stdout.split())
+    assert found == written > 10
 
 
 def test_database_has_the_columns_of_the_csv_and_null_where_that_is_empty(tmp_path):
@@ -139,7 +221,7 @@ def test_database_has_the_columns_of_the_csv_and_null_where_that_is_empty(tmp_pa
 def test_a_database_that_is_removed_under_way_is_a_failing_log(tmp_path):
     log = logs.DbLog(str(tmp_path / "log.db"), print)
     os.rename(tmp_path / "log.db", tmp_path / "log.db.1")
-    with pytest.raises(OSError, match="with the server stopped"):
+    with pytest.raises(OSError, match="moved away"):
         log.append([ROW])
 
 
@@ -202,17 +284,56 @@ def test_nuls_at_the_end_of_a_log(tmp_path, nuls):
     assert path.read_text() == notes
 
 
-def test_a_row_without_a_header_is_refused(tmp_path):
-    path = tmp_path / "log.csv"
-    path.write_text(PLAIN)
-    with pytest.raises(OSError, match="not a file of ours"):
-        logs.CsvLog(str(path), print)
-    assert path.read_text() == PLAIN
+def test_a_header_that_is_put_back_keeps_the_mode_and_follows_no_link(tmp_path):
+    path, other = tmp_path / "log.csv", tmp_path / "other"
+    path.write_text(PLAIN + "\n")
+    path.chmod(0o640)
+    other.write_text("mine")
+    (tmp_path / "log.csv.new").symlink_to(other)
+    logs.CsvLog(str(path), print)
+    assert path.read_text() == HEADER + PLAIN + "\n"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert other.read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["log.csv", "other"]
 
 
 def test_what_lies_beside_a_log_is_no_reason_to_fail(tmp_path):
-    log = logs.CsvLog(str(tmp_path / "log.csv"), print)
+    logs.CsvLog(str(tmp_path / "log.csv"), print)
     (tmp_path / "log.csv.old").symlink_to(tmp_path / "nowhere")
     (tmp_path / "log.csv.d").mkdir()
     (tmp_path / "log.csv.2.gz").write_text("no gzip")
-    assert log.last() == {}
+    assert history.recover(str(tmp_path / "log.csv")) == {}
+
+
+def named_row(name, n):
+    return f"2026-11-21T10:00:02.123Z,192.168.1.7,{name},74.3,25.7,{n}\n"
+
+
+def test_packed_logs_are_known_and_other_packings_reported(tmp_path, capfd):
+    content = {name: (HEADER + named_row(name, 10**15 + 1)).encode() for name in ("a", "b", "c")}
+    (tmp_path / "log.csv").write_text(HEADER)
+    (tmp_path / "log.csv.1.xz").write_bytes(lzma.compress(content["a"]))
+    (tmp_path / "log.csv.2.bz2").write_bytes(bz2.compress(content["b"]))
+    (tmp_path / "log.csv.3.zst").write_bytes(content["c"])
+    (tmp_path / "log.csv.\x1b[31m.zst").write_bytes(content["c"])
+    (tmp_path / "log.csv.new").write_bytes(content["c"])
+    assert history.recover(str(tmp_path / "log.csv")) == {"a": 10**15 + 1, "b": 10**15 + 1}
+    said = capfd.readouterr().err
+    assert "log.csv.3.zst: read as far as it goes (.zst cannot be read here; unpack it); " in said
+    assert r"log.csv.\x1b[31m.zst: " in said and "\x1b" not in said
+    assert said.count("\n") == 2
+
+
+def test_the_start_tells_its_progress_and_can_be_interrupted(script, tmp_path):
+    """Half a gigabyte of history takes seconds."""
+    with open(tmp_path / "datalog.csv.1", "w") as log:
+        log.write(HEADER)
+        block = "".join(named_row("kitchen", 10**15 + k) for k in range(10_000))
+        for _ in range(150):
+            log.write(block)
+    running = script("server", "--port", 0, timers={"history.PROGRESS": 0.0})
+    running.says(r"^reading datalog.csv.1: \d+ %$")
+    begun = time.monotonic()
+    assert running.stop(signal.SIGTERM) == 0
+    assert "listening" not in running.err and "Traceback" not in running.err
+    assert time.monotonic() - begun < 5

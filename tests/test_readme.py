@@ -1,17 +1,22 @@
-"""What the README shows is run here, and what it lists is what the scripts know."""
+"""The README: what it shows is run here, and it stays short."""
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 
 import pytest
 
-from tools import ROOT, lines
+from tools import ROOT, bash, copied, lines
 
-README = (ROOT / "README.md").read_text()
-SCRIPTS = ["server", "client", "dht_read", "report"]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+HEADINGS = [
+    "Try it",
+    "On the Pi",
+    "Troubleshooting",
+    "The logs",
+    "Going further",
+    "What it does not do",
+    "Test it",
+]
+ALARMING = re.compile("error|refused|cannot|nothing listens|no route|Traceback|Terminated", re.I)
 
 
 def block(heading):
@@ -19,53 +24,61 @@ def block(heading):
     return re.search(rf"^## {heading}$.*?^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)[1]
 
 
+def test_it_is_short_and_in_order():
+    assert README.count("\n") <= 170
+    assert max(map(len, README.splitlines())) <= 110
+    assert re.findall("^## (.*)$", README, re.MULTILINE) == HEADINGS
+
+
+@pytest.mark.parametrize("heading", ["Try it", "Test it"])
+def test_each_can_be_pasted_whole(heading):
+    assert block(heading).replace("\\\n", "").count("\n") == 1
+
+
 def test_try_it_ends_with_readings_in_the_logs(tmp_path):
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, tmp_path)
-    shutil.copytree(ROOT / "dht22", tmp_path / "dht22")
-    python = tmp_path / "bin" / "python3"
-    python.parent.mkdir()
-    python.symlink_to(sys.executable)
-    environment = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-c", block("Try it")],
-        cwd=tmp_path,
-        env=environment,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0
+    output = bash(block("Try it"), copied(tmp_path))
     readings = lines(tmp_path / "datalog.txt")
     assert len(readings) == 5
     assert all(re.fullmatch(r"\d{1,3}\.\d,-?\d{1,2}\.\d", reading) for reading in readings)
     rows = [row.split(",") for row in lines(tmp_path / "datalog.csv")[1:]]
     assert [",".join(row[3:5]) for row in rows] == readings
     assert {row[1] for row in rows} == {"127.0.0.1"}
-    assert "\n".join(readings) + "\n" in done.stdout
+    assert output.endswith("\n".join(readings) + "\n"), "the log comes last"
+    assert "closing socket" in output
+    assert not ALARMING.search(output)
+
+
+def test_the_two_terminals_show_what_is_true(server, script, tmp_path):
+    started = server("--count", "1")
+    client = script(
+        *["client", "127.0.0.1", "--driver", "simulated", "--port", started.port, "--count", "1"]
+    )
+    assert client.wait() == started.wait() == 0
+    said = started.err + started.out + client.err + client.out
+    said = said.replace(str(tmp_path), "/home/you/dht22")
+    section = README[README.index("## Try it") : README.index("## On the Pi")]
+    shown = re.findall("^    ([^$].*)$", section, re.MULTILINE)
+    assert len(shown) == 6
+    for line in shown:  # but for the address of this machine
+        assert masked(line.partition(" 192.")[0]) in masked(said)
+
+
+def masked(text):
+    """Return a text in which all numbers, times and addresses are alike."""
+    return re.sub(r"\d+(\.\d+)*", "0", text)
+
+
+def test_what_is_copied_to_the_pi_is_enough(tmp_path, desktop):
+    home = tmp_path / "pi"
+    home.mkdir()
+    command = re.search(r"^ +(scp -r .*) \S+:$", README, re.MULTILINE)[1]
+    bash(command.replace("scp", "cp") + f" {home}", copied(tmp_path / "desktop"))
+    python, port = "../desktop/bin/python3", desktop.getsockname()[1]
+    bash(f"{python} dht_read.py --driver simulated", home)
+    bash(f"{python} client.py 127.0.0.1 --port {port} --driver simulated --count 1", home)
+    assert re.fullmatch(rb"[\d.]+,[\d.]+", desktop.recv(300))
 
 
 def test_test_it_is_what_ci_runs():
     assert "README.md" in (ROOT / ".ci/run").read_text()
     assert "pytest" in block("Test it")
-    for heading in "Try it", "Test it":
-        assert block(heading).count("\n") == 1, "one command that can be pasted whole"
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_options_in_the_readme_are_those_of_help(script, name):
-    running = script(name, "--help")
-    assert running.wait() == 0
-    section = README[README.index("## Options") : README.index("## Formats")]
-    table = re.search(rf"^\| `{name}\.py.*?\n\n", section, re.MULTILINE | re.DOTALL)[0]
-    listed = set(re.findall(r"`(--[a-z-]+)", table)) | {"--help", "--version"}
-    assert listed == set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", running.out, re.MULTILINE))
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_version(script, name):
-    running = script(name, "--version")
-    assert running.wait() == 0
-    assert re.fullmatch(rf"{name}\.py \d+\.\d+\.\d+\n", running.out)

@@ -1,6 +1,6 @@
-"""The main job on real input: the unmodified Adafruit_DHT, its C driver included, reads a DHT22 of GPIO registers.
+"""The main job on real input: the unmodified Adafruit_DHT, C driver included, reads GPIO registers.
 
-The sensor and the Pi around it are in dht22sim; single answers get lost there now and then, as in life.
+The DHT22 and the Pi around it are in dht22sim, where an answer is lost now and then, as in life.
 """
 
 import os
@@ -16,7 +16,8 @@ import pytest
 from tools import lines, missing, needs, needs_namespaces, until
 
 SIM = Path(__file__).parent / "dht22sim"
-# --use-pep517: pip before 23.1 does not pass the option on without it. --no-cache-dir: later builds would get this one.
+# --use-pep517: pip before 23.1 drops the option without it. --no-cache-dir: later builds would
+# get this one.
 PIP = [
     sys.executable,
     "-m",
@@ -34,7 +35,17 @@ PI_3 = "processor\t: 0\n\nHardware\t: BCM2835\nRevision\t: a02082\n"
 PI_3_64_BIT = PI_3.replace(
     "Hardware\t: BCM2835\n", ""
 )  # kernels since the end of 2023: raspberrypi/linux#5690
-HASTE = "import client; from dht22 import sensor; client.MIN_INTERVAL = sensor.MIN_INTERVAL = 0"
+HASTE = {"drivers.MIN_INTERVAL": 0.0}  # the simulated sensor needs no rest
+# Adafruit_DHT as it is; what it returns is noted.
+NOTED = """
+import Adafruit_DHT
+read_retry = Adafruit_DHT.read_retry
+def noted(*args, **keywords):
+    values = read_retry(*args, **keywords)
+    print(*values, file=open("measured", "a"))
+    return values
+Adafruit_DHT.read_retry = noted
+"""
 CLIENT = "client", "127.0.0.1", "--driver", "adafruit", "--port"
 
 
@@ -48,8 +59,9 @@ def built(tmp_path_factory):
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         missing("Python.h")
     folder = tmp_path_factory.mktemp("built")
-    # The driver tells 0 from 1 by counting loops while the line is low, and while it is high. On a Pi the register
-    # takes the time; in memory these two loops, once optimized, run at different speeds: then all bits may be 0.
+    # The driver tells 0 from 1 by counting loops while the line is low and while it is high. On a
+    # Pi reading the register takes the time; in memory the two loops, once optimized, run at
+    # different speeds, and all bits may be 0.
     environment = {**os.environ, "CFLAGS": "-O0"}
     build = subprocess.run([*PIP, folder], env=environment, stderr=subprocess.PIPE, text=True)
     if build.returncode:
@@ -75,7 +87,7 @@ def pi(built, script, tmp_path):
 
 @pytest.fixture
 def weather(tmp_path):
-    """Append lines to the sensor's schedule: `ok 743 257`; each start signal takes one, the last one stays."""
+    """Append answers (`ok 743 257`) to the schedule: one for each start signal; the last stays."""
 
     def append(*answers):
         with open(tmp_path / "schedule", "a") as schedule:
@@ -85,7 +97,10 @@ def weather(tmp_path):
 
 
 def states(client):
-    """Return the client's changes of state, F for failing and R for reading again, and the failed polls of each R."""
+    """Return the client's changes of state and the number of failed polls before each R.
+
+    F: it fails. R: it reads again.
+    """
     found = re.findall(
         r"^(no reading: |reading again, after (\d+) failed)", client.err, re.MULTILINE
     )
@@ -97,7 +112,7 @@ def states(client):
 def test_readings_arrive(pi, weather, server, tmp_path):
     desktop, log = server(), tmp_path / "datalog.txt"
     weather("ok 743 257")
-    client = pi(*CLIENT, desktop.port)
+    client = pi(*CLIENT, desktop.port, "--interval", 0, timers=HASTE)
     until(lambda: "74.3,25.7" in lines(log), "the first reading")
     weather("ok 489 -37")
     until(lambda: "48.9,-3.7" in lines(log), "the second reading")
@@ -108,7 +123,7 @@ def test_readings_arrive(pi, weather, server, tmp_path):
 def test_no_answer_and_damaged_ones_are_said_once(pi, weather, server, tmp_path):
     desktop, log = server(), tmp_path / "datalog.txt"
     weather(*["ok 743 257"] * 2, *["bad 743 257"] * 6, *["dead 0 0"] * 6, "ok 489 -37")
-    client = pi(*CLIENT, desktop.port, "--interval", 0, setup=HASTE)
+    client = pi(*CLIENT, desktop.port, "--interval", 0, timers=HASTE)
     until(lambda: "48.9,-3.7" in lines(log), "a reading after the trouble", 60)
     assert client.stop() == 0
     assert set(lines(log)) <= {"74.3,25.7", "48.9,-3.7"}
@@ -121,21 +136,25 @@ def test_no_answer_and_damaged_ones_are_said_once(pi, weather, server, tmp_path)
 
 
 def poll(rng, reading):
-    """Return the answers to a poll: most are good, some at the second try, some never, some all zeros."""
+    """Return the answers to a poll: most good, some at the second try, some never, some zeros."""
     return rng.choices(
         [[f"ok {reading}"], [f"bad {reading}", f"ok {reading}"], ["dead 0 0"] * 3, ["ok 0 0"]],
         [12, 4, 3, 1],
     )[0]
 
 
-@pytest.mark.parametrize("polls", [12, pytest.param(200, marks=pytest.mark.long)])
-def test_every_value_sent_is_true(pi, weather, server, tmp_path, polls):
-    """No two good answers are alike: what is logged are some of them, each once, in order."""
+@pytest.mark.parametrize("polls, seed", [(9, 71), pytest.param(200, 1, marks=pytest.mark.long)])
+def test_every_value_sent_is_true(pi, weather, server, tmp_path, polls, seed):
+    """No two good answers are alike: what is logged are some of them, each once, in order.
+
+    How many answers get lost depends on the machine; each that the driver returned is sent, but
+    for those that could not be confirmed at the start.
+    """
     desktop, log = server(), tmp_path / "datalog.txt"
-    rng = random.Random(polls)
+    rng = random.Random(seed)
     answers = [answer for k in range(polls) for answer in poll(rng, f"{500 + k} {100 - k}")]
     weather(*answers, "ok 999 -399")
-    client = pi(*CLIENT, desktop.port, "--interval", 0, setup=HASTE)
+    client = pi(*CLIENT, desktop.port, "--interval", 0, timers=HASTE, setup=NOTED)
     until(lambda: "99.9,-39.9" in lines(log), "the last reading", 60 + 2 * polls)
     assert client.stop() == 0
     sent = [reading for reading in lines(log) if reading != "99.9,-39.9"]
@@ -146,20 +165,27 @@ def test_every_value_sent_is_true(pi, weather, server, tmp_path, polls):
     ]
     truth = iter(true)
     assert all(reading in truth for reading in sent), sent
-    assert len(sent) >= len(true) / 2
+    measured = [line.split() for line in lines(tmp_path / "measured")]
+    returned = [f"{float(h):.1f},{float(t):.1f}" for h, t in measured if h != "None"]
+    good = [reading for reading in returned if reading not in ("0.0,0.0", "99.9,-39.9")]
+    assert sent == good[len(good) - len(sent) :]
+    assert len(sent) >= len(good) // 2
 
 
 @pytest.mark.parametrize("cpuinfo", [PI_3, PI_3_64_BIT], ids=["32 bit", "64 bit"])
 def test_dht_read(pi, weather, cpuinfo):
     weather("ok 743 257")
-    check = pi("dht_read", "--driver", "adafruit", cpuinfo=cpuinfo, pin=4)
-    assert check.wait() == 0, check.err
-    assert check.out == "74.3,25.7\n"
+    for _ in range(10):  # an answer is lost now and then, on a busy machine three in a row
+        check = pi("dht_read", "--driver", "adafruit", cpuinfo=cpuinfo, pin=4)
+        if check.wait() == 0:
+            break
+        assert check.out == "" and "no reading: no answer on GPIO4" in check.err
+    assert check.out == "74.3,25.7\n", check.err
 
 
 def test_dht_read_without_answer(pi, weather):
     weather("dead 0 0")
-    check = pi("dht_read", "--driver", "adafruit", setup=HASTE)
+    check = pi("dht_read", "--driver", "adafruit", timers=HASTE)
     assert check.wait() == 1
     assert check.out == ""
     assert (

@@ -1,0 +1,183 @@
+"""The server's socket: listen, receive at a pace that suits the load, count what was dropped."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import struct
+import sys
+import time
+from contextlib import suppress
+
+from dht22.console import say
+from dht22.datagram import LIMIT, PORT
+from dht22.sockets import resolve
+
+RECEIVE_BUFFER = 4 << 20  # bytes asked of the kernel
+BYTES_PER_DATAGRAM = 800  # of the buffer; Linux counts so many for a small one
+SO_MEMINFO, DROPS = 55, 8  # Linux 4.12: nine counters of a socket, the last of them its drops
+
+BATCH = 10_000  # datagrams received before they are written
+GATHER = 0.005  # seconds that a batch may gather under load
+BUSY_BATCH = 20  # datagrams; after a batch of this size the next gathers for that long
+BEHIND_BATCH = 1500  # datagrams; after a batch of this size there is no time to gather
+FASTEST_RATE = 400_000  # datagrams a second: what gathers at this rate fits into the buffer
+PAUSE = 0.1  # seconds to the next try after an error of the socket
+GIVE_UP = 10.0  # seconds that such an error may last
+
+EVERY_INTERFACE = "0.0.0.0", "::"
+
+Peer = tuple[str, int]  # address and port; IPv6 adds two more numbers
+Datagram = tuple[bytes, Peer]
+
+# Windows tells neither what was too long nor who sent it: this is refused in its place.
+TOO_LONG: Datagram = bytes(LIMIT + 1), ("?", 0)
+
+
+class Broken(Exception):
+    """The socket has failed for so long that it is of no use."""
+
+
+class Inbox:
+    """A socket on which readings arrive.
+
+    Pacing: a batch costs a write for each log, however long it is. At rest each datagram is a batch
+    and is logged at once. As soon as a batch held more than one, the next may gather for some
+    milliseconds: it gets longer, and each datagram cheaper. A server that has fallen far behind
+    does not wait: the kernel's buffer has gathered enough.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)  # bytes, granted
+        self.longest_pause = min(GATHER, self.buffer / BYTES_PER_DATAGRAM / FASTEST_RATE)  # seconds
+        self.batch = 0  # datagrams in the last batch
+        self.received = 0
+        self.dropped = 0  # by the kernel, because its buffer was full
+        self.failing_since = 0.0  # monotonic, seconds
+
+    def __str__(self) -> str:
+        """Return the address and port that it listens on, `*` for every interface."""
+        address, port = self.sock.getsockname()[:2]
+        return f"{'*' if address in EVERY_INTERFACE else address}:{port}"
+
+    def client_arguments(self, host: str | None) -> str:
+        """Return what to give to client.py; `host` is the one that was asked for."""
+        address, port = self.sock.getsockname()[:2]
+        option = "" if port == PORT else f" --port {port}"
+        if host and address not in EVERY_INTERFACE:
+            return f"{host}{option}"
+        name = f"{socket.gethostname().partition('.')[0]}.local"  # by mDNS
+        try:
+            return f"{own_address()}{option} (or {name})"
+        except OSError:  # there is no route
+            return f"{name}{option}"
+
+    def wait(self, stop: socket.socket, room: int) -> bool:
+        """Wait for a datagram, if there is room, for a second at most; return False once stopped.
+
+        Raise Broken.
+        """
+        sources = [self.sock, stop] if room else [stop]
+        try:
+            ready, _, _ = select.select(sources, [], [], 1.0)
+        except OSError as error:
+            self.bear(error)
+            return True
+        if stop in ready:
+            return False
+        if 1 < self.batch < BEHIND_BATCH:
+            time.sleep(self.longest_pause * min(1.0, self.batch / BUSY_BATCH))
+        return True
+
+    def receive(self, room: int) -> list[Datagram]:
+        """Return the datagrams that wait, as many as there is room for; raise Broken."""
+        datagrams: list[Datagram] = []
+        receive = self.sock.recvfrom
+        try:
+            for _ in range(min(room, BATCH)):
+                datagrams.append(receive(LIMIT + 1))
+            self.failing_since = 0.0
+        except BlockingIOError:  # no more are waiting
+            self.failing_since = 0.0
+        except ConnectionResetError:  # Windows: an answer went to a port that has closed
+            pass
+        except OSError as error:
+            if error.errno == getattr(errno, "WSAEMSGSIZE", None):
+                datagrams.append(TOO_LONG)
+            else:
+                self.bear(error)
+        self.batch = len(datagrams)
+        self.received += self.batch
+        return datagrams
+
+    def bear(self, error: OSError) -> None:
+        """Wait a moment after an error of the socket; raise Broken if it has lasted for long."""
+        now = time.monotonic()
+        if not self.failing_since:
+            self.failing_since = now
+            say(f"cannot receive ({error.strerror}); it keeps trying for {GIVE_UP:g} s")
+        if now - self.failing_since > GIVE_UP:
+            raise Broken(f"cannot receive ({error.strerror})")
+        time.sleep(PAUSE)
+
+    def answer(self, datagram: bytes, peer: Peer) -> None:
+        with suppress(OSError):  # lost on its way, as far as the client can tell: it asks again
+            self.sock.sendto(datagram, peer)
+
+    def newly_dropped(self) -> int:
+        """Return how many datagrams the kernel has dropped since this was last asked."""
+        before = self.dropped
+        self.dropped = drops(self.sock) or 0
+        return self.dropped - before
+
+
+def drops(sock: socket.socket) -> int | None:
+    """Return how many datagrams the kernel has dropped at a socket, None where it cannot tell."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        counters = struct.unpack("9I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))
+    except (OSError, struct.error):  # a kernel before 4.12
+        return None
+    return int(counters[DROPS])
+
+
+def listen(host: str | None, port: int) -> socket.socket:
+    """Return a socket bound to `host`, or to every interface, IPv4 and IPv6; raise OSError."""
+    if host is None:
+        try:
+            return bind(socket.AF_INET6, ("::", port))
+        except OSError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                raise
+    return bind(*resolve(host or "0.0.0.0", port))
+
+
+def bind(family: int, address: tuple[object, ...]) -> socket.socket:
+    # Never SO_REUSEADDR: on Linux a second server would silently take every datagram of the first.
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+    with suppress(OSError):  # macOS refuses what Linux cuts down to its limit
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    sock.setblocking(False)
+    try:
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def own_address() -> str:
+    """Return the address at which this machine can be reached: that of its default route.
+
+    Raise OSError if there is none.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("192.0.2.1", 9))  # for documentation only (RFC 5737); nothing is sent
+        return str(sock.getsockname()[0])

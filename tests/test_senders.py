@@ -1,0 +1,110 @@
+"""Who sends, and what the server believes of it."""
+
+import socket
+
+import pytest
+
+from dht22.console import Notices
+from dht22.datagram import HIGHEST_N, N, Named, format_named
+from dht22.history import NAMES
+from dht22.senders import Senders
+from tools import lines, send, until
+
+KEY = bytes(range(32))
+FIRST = N[0]
+
+
+def row(name, n):
+    return f"2026-11-21T10:00:02.123Z,192.168.1.7,{name},74.3,25.7,{n}\n"
+
+
+def ask(port, question):
+    """Send a question until it is answered; return the answer."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(10)
+        sock.sendto(question, ("127.0.0.1", port))
+        return sock.recv(300)
+
+
+@pytest.mark.parametrize(
+    "strangers",
+    [[("kitchen", FIRST + 5), *((f"s{k}", FIRST) for k in range(NAMES + 5))]],
+    ids=["10,000 names"],
+)
+def test_what_strangers_did_before_there_were_keys_does_not_count(server, tmp_path, strangers):
+    (tmp_path / "keys").write_text(f"kitchen {KEY.hex()}\nattic {KEY.hex()}\n")
+    (tmp_path / "keys").chmod(0o600)
+    header = "time,client,name,humidity,temperature,n\n"
+    content = header + "".join(row(*stranger) for stranger in strangers)
+    (tmp_path / "datalog.csv").write_text(content + row("kitchen", FIRST + 6))
+    running = server("--keys", "keys")
+    answer = ask(running.port, format_named("50.0,20.0", "attic", FIRST + 1, 0.0, KEY))
+    assert answer.startswith(b"ack,attic,%d," % (FIRST + 1))
+    answer = ask(running.port, format_named("50.0,20.0", "kitchen", FIRST + 6, 0.0, KEY))
+    assert answer.startswith(b"ack,kitchen,%d," % (FIRST + 6)), "what is logged is logged once"
+    assert running.stop() == 0
+    assert "used up" not in running.err
+
+
+def test_a_name_that_is_blocked_is_reported_at_the_start(server, tmp_path):
+    header = "time,client,name,humidity,temperature,n\n"
+    (tmp_path / "datalog.csv").write_text(header + row("kitchen", N[1] - 1) + row("attic", FIRST))
+    running = server()
+    running.says("^kitchen has used up its numbers: give that sensor another name$")
+    assert running.stop() == 0
+    assert "attic has" not in running.err
+
+
+@pytest.mark.parametrize("name", ["192.168.1.7", "1.2.3.4", "127.0.0.1", "999.999.999.999"])
+def test_an_address_is_no_name(server, tmp_path, name):
+    running = server()
+    send(running.port, b"50.0,20.0,%s,%d,0.000" % (name.encode(), FIRST), b"50.0,20.0")
+    until(lambda: len(lines(tmp_path / "datalog.txt")) == 1)
+    assert running.stop() == 0
+    assert "refused 1: not a reading\n" in running.err
+    assert lines(tmp_path / "datalog.csv")[1].endswith("127.0.0.1,,50.0,20.0,")
+
+
+@pytest.mark.parametrize("name", ["1.2.3", "1.2.3.4.5", "192.168.1.7a", "1.2.3.4-b", "a1.2.3.4"])
+def test_what_only_looks_like_an_address_is_a_name(server, tmp_path, name):
+    running = server("--count", 1)
+    send(running.port, b"50.0,20.0,%s,%d,0.000" % (name.encode(), FIRST))
+    assert running.wait() == 0
+    assert f",{name},50.0,20.0," in lines(tmp_path / "datalog.csv")[1]
+
+
+def test_silence_goes_by_the_rhythm_of_each_sensor():
+    notices = Notices()
+    senders = Senders({}, None, notices)
+    plain = (0.0, "192.168.1.7", "", "50.0,20.0", "")
+    for now in (0.0, 100.0, 200.0):
+        senders.hear([plain], now)
+    senders.notice_silence(700.0)
+    assert not notices.first, "five intervals"
+    senders.notice_silence(701.0)
+    senders.notice_silence(800.0)
+    assert list(notices.first.values()) == ["192.168.1.7 silent for 501 s"]
+    senders.hear([plain], 900.0)
+    assert list(notices.first.values())[1:] == ["192.168.1.7 is back"]
+
+
+def test_duplicates_and_refusals_are_told_apart():
+    senders = Senders({"kitchen": FIRST + 5}, None, Notices())
+    old, new = (Named("kitchen", FIRST + n, 0.0, None) for n in (5, 6))
+    assert not senders.take(old, "a", 0.0, failing=False)
+    with pytest.raises(ValueError, match="log failing"):
+        senders.take(new, "a", 0.0, failing=True)
+    assert not senders.take(old, "a", 0.0, failing=True), "a duplicate, whatever fails"
+    assert senders.take(new, "a", 0.0, failing=False)
+    assert not senders.take(new, "a", 0.0, failing=False)
+    assert senders.duplicates() == 3
+    assert senders.named["kitchen"].stored == FIRST + 5, "until it is on the disk"
+    senders.store([(0.0, "a", "kitchen", "50.0,20.0", str(FIRST + 6))])
+    assert senders.named["kitchen"].stored == FIRST + 6
+
+
+def test_the_bound_of_n_is_told_from_what_is_below():
+    for n, told in (HIGHEST_N - 1, 0), (HIGHEST_N, 1):
+        notices = Notices()
+        Senders({"kitchen": n}, None, notices)
+        assert len(notices.first) == told
