@@ -179,6 +179,23 @@ def test_a_spool_that_cannot_be_opened_tells_what_waits_in_it(path, said, monkey
     assert Path(path).read_bytes() == before
 
 
+def test_what_is_written_is_synced_before_it_counts(path, said, monkeypatch):
+    spool = Spool(path)
+    calls = []
+    monkeypatch.setattr(spool.file, "append", lambda lines: calls.append("append"))
+    monkeypatch.setattr(spool.file, "flush", lambda: calls.append("flush"))
+    spool.owe(0, N)
+    assert spool.write(waiting(0, 1)) and calls == ["append", "flush"]
+    assert spool.write([]) and calls == ["append", "flush"], "nothing to write, nothing written"
+
+    def fail():
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(spool.file, "flush", fail)
+    spool.owe(1, N + 1)
+    assert not spool.write([]) and spool.owed
+
+
 # A file that has grown long
 
 
