@@ -452,6 +452,23 @@ def test_what_was_delivered_while_the_disk_was_full_stands_once_after_it_had_roo
     assert delivered[-5:] == again.read()
 
 
+def test_a_spool_that_is_removed_is_written_again_with_all_that_waits(sensor, server, tmp_path):
+    port = free_port()
+    spool = tmp_path / "kitchen0.spool"
+    client = sensor(port, "--interval", 0.02)
+    until(lambda: len(lines(spool)) > 10)
+    already = len(client.read())
+    spool.unlink()
+    until(lambda: len(lines(spool)) > already + 10)
+    client.stop(signal.SIGKILL)
+    server("--quiet", port=port)
+    again = sensor(port, "--count", 1)
+    assert again.wait() == 0
+    delivered = logged(tmp_path / "datalog.csv")
+    assert delivered == client.read()[: len(delivered) - 1] + again.read()
+    assert len(delivered) > already + 10
+
+
 def test_the_spool_is_emptied_as_soon_as_all_is_acknowledged(sensor, server, tmp_path):
     port = free_port()
     client = sensor(port, "--interval", 0.3)

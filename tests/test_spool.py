@@ -240,6 +240,8 @@ def test_where_there_is_no_room_for_a_new_file_the_old_one_goes_on(
     assert len(Path(path).read_text().splitlines()) == 3
     assert spool.write(waiting(12)), "into the new file"
     assert len(Path(path).read_text().splitlines()) == 4
+    assert spool.write(waiting(13, 14))
+    assert spool.is_long(), "as before it failed"
 
 
 def test_the_folder_is_synced_after_the_rename(path, tmp_path, monkeypatch):
