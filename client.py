@@ -120,7 +120,7 @@ def host(text: str) -> str:
             raise ValueError
     except (OSError, ValueError):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no host (a name or an address; a port goes into --port)"
+            f"{text!r} is not a host (a name or an address; a port goes into --port)"
         ) from None
     return text
 
@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = get_parser()
     options = parser.parse_args(argv)
     if options.port == 0:
-        parser.error("argument --port: '0' is no port to send to")
+        parser.error("argument --port: '0' is not a port to send to")
     if options.interval < MIN_INTERVAL and options.driver != "simulated":
         parser.error(
             f"a sensor needs {MIN_INTERVAL:g} s between readings (datasheet);"

@@ -11,7 +11,7 @@ import random
 import time
 from collections import deque
 
-from dht22.console import say
+from dht22.console import counted, say
 from dht22.datagram import Ack, N, format_named, parse_ack, verify
 from dht22.link import Link
 from dht22.spool import Spool, boot_id
@@ -170,8 +170,8 @@ class Delivery:
         self.link.report(
             "silent",
             f"no answer from {self.link} for {patience:g} s: is server.py running there, and does"
-            " its firewall let UDP in? What is read is kept and sent again; the server's own"
-            " screen tells what it refuses",
+            " its firewall let UDP in? It keeps trying; the server's own screen tells what it"
+            " refuses",
         )
         self.answered_at = now
 
@@ -253,9 +253,9 @@ class Delivery:
         self.spool_rest()
         lost = len(self.queue) - self.spooled
         if self.spooled:
-            say(f"readings that wait in the spool: {self.spooled}")
+            say(f"{counted(self.spooled, 'reading')} left in the spool")
         if lost:
-            say(f"readings that are lost, because the spool cannot be written: {lost}")
+            say(f"{counted(lost, 'reading')} lost: the spool cannot be written")
         if self.dropped:
-            say(f"readings dropped, the oldest of those that waited: {self.dropped}")
+            say(f"{counted(self.dropped, 'reading')} dropped, the oldest of those that waited")
         self.link.close()

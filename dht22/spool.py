@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import cache
 from itertools import chain
 
-from dht22.console import say
+from dht22.console import counted, say
 from dht22.linefile import LineFile, was_moved
 
 RETRY = 1.0  # seconds from one try of a spool that cannot be written to the next
@@ -115,8 +115,8 @@ class Spool:
             waiting, _, _ = self.read()
             if waiting:
                 say(
-                    f"readings that wait in {self.path}: {len(waiting)}; they are delivered when it"
-                    " can be written and the client is started again"
+                    f"{counted(len(waiting), 'reading')} in {self.path}: delivered once it can be"
+                    " written and the client is started again"
                 )
 
     def load(self) -> tuple[list[Waiting], int | None, int]:
@@ -149,7 +149,7 @@ class Spool:
                 except ValueError:
                     damaged += 1
         if damaged:
-            say(f"lines of {self.path} that cannot be read: {damaged}")
+            say(f"{self.path}: {counted(damaged, 'line')} cannot be read")
         return [each for each in readings if each.place >= place], place, n
 
     def is_empty(self) -> bool:

@@ -76,9 +76,7 @@ def test_a_damaged_line_is_counted_and_shifts_nothing(path, said, lost):
         assert places(queue) == left
         assert n == (None if lost == 2 else N), "the n of a reading is never another's"
         assert highest == N
-    assert [line for line in said if "cannot be read" in line] == [
-        f"lines of {path} that cannot be read: 1"
-    ]
+    assert [line for line in said if "cannot be read" in line] == [f"{path}: 1 line cannot be read"]
 
 
 @pytest.mark.parametrize("seed", [*range(30), pytest.param(4200, marks=pytest.mark.long)])
@@ -176,8 +174,7 @@ def test_a_spool_that_cannot_be_opened_tells_what_waits_in_it(path, said, monkey
     spool.clear()
     assert said == [
         f"cannot write the spool {path} (Read-only file system): what waits is kept in memory only",
-        f"readings that wait in {path}: 4; they are delivered when it can be written and the client"
-        " is started again",
+        f"4 readings in {path}: delivered once it can be written and the client is started again",
     ]
     assert Path(path).read_bytes() == before
 
