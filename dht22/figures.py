@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone, tzinfo
@@ -58,6 +57,8 @@ def suspicious(readings: Series, accuracy: float) -> Series:
     window = {"window": WINDOW, "center": True, "min_periods": 1}
     deviation = (readings - readings.rolling(**window).median()).abs()
     far = deviation > accuracy
+    if not far.any():
+        return far
     # The MADs of the others, nearly all, would cost a tenth of the report's time.
     near = far.astype(float).rolling(**window).max() > 0
     mad = deviation[near].rolling(**window).median().reindex(deviation.index)
@@ -105,15 +106,17 @@ def summary(readings: DataFrame, zone: Zone = UTC) -> dict[str, Any]:
         "interval": interval if timed and len(readings) > 1 else None,
         "gaps": [
             {
-                "from": stamp(gap.before.to_pydatetime(), zone),
-                "to": stamp(gap.time.to_pydatetime(), zone),
-                "seconds": gap.seconds,
-                "missing": round(gap.seconds / interval) - 1,
+                "from": stamp(begin.to_pydatetime(), zone),
+                "to": stamp(end.to_pydatetime(), zone),
+                "seconds": seconds,
+                "missing": round(seconds / interval) - 1,
             }
-            for gap in gaps.itertuples()
+            for begin, end, seconds in zip(gaps.before, gaps.time, gaps.seconds)
         ],
-        # Ten decimals, and null where there is none
-        **json.loads(readings[list(UNITS)].agg(FIGURES).to_json()),
+        **{
+            quantity: {figure: plain(getattr(readings[quantity], figure)()) for figure in FIGURES}
+            for quantity in UNITS
+        },
         "suspicious": suspects if timed else None,
     }
 
