@@ -72,11 +72,10 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Optional
 
-from dht22 import readings
 from dht22.console import Parser
-from dht22.figures import UNITS, UTC, Zone, examine, latest, spans, stamp, summary
+from dht22.figures import UNITS, UTC, Zone, examine, latest, now, spans, stamp, summary
 from dht22.picture import draw
-from dht22.readings import Log, Unreadable, read
+from dht22.readings import BESIDE, Log, Unreadable, log_at, read, with_rotated
 
 if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
     from pandas import DataFrame
@@ -166,10 +165,12 @@ class Progress:
 # Converters
 
 
-def log(text: str) -> Log:
-    """Convert `text` to a log; the ending of its name tells what is in it."""
+def log(text: str) -> Optional[Log]:
+    """Convert `text` to a log; None if it is a file that only stands beside one."""
+    if text.endswith(BESIDE):
+        return None
     try:
-        return readings.log(text)
+        return log_at(Path(text))
     except ValueError as reason:
         raise ArgumentTypeError(f"{text!r} is no log ({reason})") from None
 
@@ -195,7 +196,7 @@ def get_parser() -> Parser:
         "log",
         nargs="*",
         type=log,
-        default=[readings.log("datalog.csv")],
+        default=[log_at(Path("datalog.csv"))],
         metavar="LOG",
         help="a .csv, .db or .txt of the server, also rotated or packed (default: datalog.csv)",
     )
@@ -221,22 +222,31 @@ def get_parser() -> Parser:
     return parser
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Print the report; return 0, or 1 if a sensor is silent.
-
-    End with 1 if there is no reading or no pandas, and with 2 for a wrong option.
-    """
-    parser = get_parser()
+def options(parser: Parser, argv: Optional[Sequence[str]]) -> Namespace:
+    """Return the options; end with 2 if some do not go together."""
     args = parser.parse_args(argv)
+    args.log = [log for log in args.log if log]
+    if not args.log:
+        parser.error("none of these files is a log")
     if args.last and (args.plot or args.every):
         parser.error("--last goes with neither --plot nor --every")
     if any(log.ending == ".txt" for log in args.log) and (args.plot or args.every or args.last):
         parser.error("a .txt log has no times; give the .csv or the .db")
+    return args
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Print the report; return 0, or 1 if a sensor is silent.
+
+    End with 1 if there is no reading, no pandas or no window, and with 2 for a wrong option.
+    """
+    parser = get_parser()
+    args = options(parser, argv)
     code = 0
     with suppress(KeyboardInterrupt):
         try:
             if args.last:
-                text, code = last(args, datetime.now(UTC).replace(tzinfo=None))
+                text, code = last(args, now())
             else:
                 text = report(args, parser)
         except ImportError as error:
@@ -253,7 +263,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def last(args: Namespace, now: datetime) -> tuple[str, int]:
     """Return each sensor's latest reading as text, and the exit code; `now` is in UTC."""
     zone = None if args.local else UTC
-    sensors = latest(args.log, now)
+    sensors = latest([each for log in args.log for each in with_rotated(log) or [log]], now)
     if not sensors:
         raise Unreadable(f"{', '.join(str(log.path) for log in args.log)} (no reading in it)")
     for sensor in sensors.values():

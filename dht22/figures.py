@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone, tzinfo
-from io import BytesIO
 from statistics import median
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -40,7 +40,7 @@ ACCURACY = {"humidity": 2.0, "temperature": 0.5}
 
 SILENT_INTERVALS = 5
 SILENT_SECONDS = 60
-SENDER = re.compile(rb"Z,([^,\n]*,[^,\n]*),")
+LINE = re.compile(rb"([^,\n]*,([^,\n]*,[^,\n]*),[^\n]*\n?)")  # of a .csv, with its client and name
 
 
 def dew_point(humidity: Series, temperature: Series) -> Series:
@@ -84,8 +84,13 @@ def examine(readings: DataFrame) -> DataFrame:
     )
 
 
+def now() -> datetime:
+    """Return the time in UTC, as tables hold it: without a zone."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
 def stamp(time: datetime, zone: Zone, precision: str = "milliseconds") -> str:
-    """Return a time that is in UTC, but does not say so, as RFC 3339 writes it in a zone."""
+    """Return a time of a table as RFC 3339 writes it in a zone."""
     there = time.replace(tzinfo=UTC).astimezone(zone)
     return there.isoformat(timespec=precision).replace("+00:00", "Z")
 
@@ -203,22 +208,20 @@ def share(
 def latest(logs: Iterable[Log], now: datetime) -> dict[str, dict[str, Any]]:
     """Return each sensor's latest reading, ready for JSON; raise Unreadable.
 
-    The end of a log does not tell of a sensor that fell silent long before. So all of it is looked
-    through for senders, which is quick, and only the last two blocks with each of them are read.
+    The end of a log does not tell of a sensor that fell silent long before: all of it is read.
     """
-    ends: dict[tuple[Log, bytes], list[bytes]] = {}
+    recent: dict[tuple[Log, bytes], deque[bytes]] = defaultdict(lambda: deque(maxlen=WINDOW))
     for log in logs:
         for block in blocks(log):
-            for sender in set(SENDER.findall(block)):
-                ends[log, sender] = [*ends.get((log, sender), [])[-1:], block]
-    readings: dict[str, dict[datetime, tuple[float, float]]] = {}
-    for (log, sender), last_blocks in ends.items():
-        for line in BytesIO(b"".join(last_blocks)):
-            if sender in line and is_row(line, log.ending):
+            for line, sender in LINE.findall(block):
+                recent[log, sender].append(line)
+    readings: dict[str, dict[datetime, tuple[float, float]]] = defaultdict(dict)
+    for (log, _), lines in recent.items():
+        for line in lines:
+            if is_row(line, log.ending):
                 stamped, client, name, humidity, temperature, _ = line.decode().split(",")
                 time = datetime.fromisoformat(stamped[:-1])
-                sensor = readings.setdefault(name or client, {})
-                sensor[time] = float(humidity), float(temperature)
+                readings[name or client][time] = float(humidity), float(temperature)
     return {name: liveness(readings[name], now) for name in sorted(readings)}
 
 
