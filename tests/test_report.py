@@ -212,7 +212,14 @@ def test_last(tmp_path, run):
         (["datalog.txt", "--plot", "a.png"], 2, "a .txt log has no times; give the .csv or the"),
         (["datalog.csv", "datalog.txt", "--every", "1h"], 2, "a .txt log has no times; "),
         (["datalog.txt", "--last"], 2, "a .txt log has no times; "),
+        (["datalog.txt", "--live"], 2, "a .txt log has no times; "),
         (["--last", "--plot", "a.png"], 2, "--last goes with neither --plot nor --every"),
+        (["--live", "--json"], 2, "--live goes with --local alone"),
+        (["datalog.csv", "datalog.csv.1", "--live"], 2, "--live looks at one .csv"),
+        (["empty.db", "--live"], 2, "--live looks at one .csv"),
+        (["datalog.csv.gz", "--live"], 2, "--live looks at one .csv"),
+        (["--live", "datalog.csv"], 2, "argument --live: 'datalog.csv' is no number of minutes ("),
+        (["--live", "0"], 2, "argument --live: '0' is no number of minutes (1 to 9999; put LOG be"),
         (["datalog.publish", "datalog.db-wal"], 2, "none of these files is a log"),
         *(
             ([f"--every={every}"], 2, f"argument --every: '{every}' is no time span (such as 30s, ")
