@@ -96,9 +96,9 @@ class Progress:
         self.begun = monotonic()
 
     def show(self, text: str) -> None:
-        """Replace the line; nothing clears it."""
+        """Replace the line, by nothing at the end; what else is printed overwrites it."""
         if self.terminal and monotonic() - self.begun > PATIENCE:
-            print(f"\r\033[K{text}", end="", file=self.terminal, flush=True)
+            print(f"\033[K{text}", end="\r", file=self.terminal, flush=True)
 
 
 # Converters

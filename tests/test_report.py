@@ -310,7 +310,7 @@ def test_progress_on_a_terminal_only(tmp_path, run, monkeypatch, capfd):
         assert report.main([]) == 0
         shown = screen.read(1000).decode()
     assert shown == "".join(
-        f"\r\033[K{text}" for text in ("1 rows read", "", "examining kitchen", "")
+        f"\033[K{text}\r" for text in ("1 rows read", "", "examining kitchen", "")
     )
 
 
