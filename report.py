@@ -52,8 +52,8 @@ the 15 around it: counted, marked in the picture, never removed. std is the samp
 deviation, the dew point is that over water. Arrived is the share of the readings that the
 interval promises, between the sensor's own first and last one.
 
---live opens a window with the last 10 minutes of one .csv, drawn again each second: breathe on the
-sensor and see. Its button, q or Ctrl+C closes it. It needs a display and python3-tk.
+--live opens a window with the last 10 minutes of one .csv, drawn again twice a second: breathe on
+the sensor and see. Its button, q or Ctrl+C closes it. It needs a display and python3-tk.
 
 --last is for cron and monitoring: a sensor is silent when its latest reading is older than 5 of its
 intervals and a minute, and then the exit code is 1. The newest rotated log counts too.
