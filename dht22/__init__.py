@@ -21,6 +21,7 @@ senders     who sends: numbers, duplicates, silence
 follow      the rows of a log from a remembered position on             report.py
 readings    logs as tables
 figures     what there is to say of them
+texts       what report.py prints
 picture     the plot
 live        a window with the last minutes
 

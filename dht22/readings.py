@@ -268,6 +268,7 @@ def read(logs: Sequence[Log], progress: Callable[[str], None]) -> tuple[DataFram
     skipped.conclude()
     if not files:
         raise Unreadable(f"{', '.join(str(log.path) for log in logs)} (no reading in it)")
+    # By their first time; a text log's is NaT, the smallest
     files.sort(key=lambda readings: int(readings.time.to_numpy()[0].astype("int64")))
     if len(files) > 1:
         for number, readings in enumerate(files):
@@ -292,7 +293,7 @@ def warn_of_clock(readings: DataFrame) -> None:
 
 
 def joined(parts: Sequence[DataFrame]) -> DataFrame:
-    """Return tables as one."""
+    """Return tables as one; pandas.concat would make texts of the sensors."""
     from numpy import concatenate
     from pandas import DataFrame
     from pandas.api.types import union_categoricals

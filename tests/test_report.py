@@ -137,10 +137,15 @@ def test_every_in_the_table_and_for_a_program(tmp_path, run):
     assert sensors["attic"]["spans"][0]["dew_point"] == {"min": None, "mean": None, "max": None}
 
 
-def test_local_times(tmp_path):
+def test_local_times(tmp_path, run, monkeypatch):
     write(tmp_path / "datalog.csv", row(0), row(MINUTE))
-    berlin = {**os.environ, "TZ": "Europe/Berlin"}
-    done = start("--local", "--every", "1h", folder=tmp_path, env=berlin)
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        done = run("--local", "--every", "1h")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
     assert "from 2026-11-21T01:00:00.000+01:00 to 2026-11-21T01:01:00.000+01:00" in done.stdout
     assert "    2026-11-21T01:00+01:00  " in done.stdout
 
@@ -305,7 +310,7 @@ def test_progress_on_a_terminal_only(tmp_path, run, monkeypatch, capfd):
         assert report.main([]) == 0
         shown = screen.read(1000).decode()
     assert shown == "".join(
-        f"\r\033[K{text}" for text in ("1 rows read", "", "examining kitchen", "")
+        f"\033[K{text}\r" for text in ("1 rows read", "", "examining kitchen", "")
     )
 
 
