@@ -42,7 +42,7 @@ YOUNG = 1.5 * RESEND + 0.1  # seconds; what waits longer is spooled, even on a b
 LATE = 4.0  # seconds that a datagram may be under way, while those that pass it on are stopped
 
 # A sensor whose readings are all different. It notes each before it returns it, and what is said
-# of the spool, with the time (monotonic). The server's name can vanish.
+# of the spool, and each look-up, with the time (monotonic). The server's name can vanish.
 SETUP = """
 import os, socket, time
 from dht22 import sensor as room, spool
@@ -68,6 +68,7 @@ def say(line, say=spool.say):
     say(line)
 
 def getaddrinfo(host, *rest, look_up=socket.getaddrinfo, **keywords):
+    note("look-up", host)
     if os.path.exists({vanished!r}):
         time.sleep(0.3)
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
@@ -108,6 +109,7 @@ class Life:
         self.killed = False
         self.read = {}  # reading -> when
         self.said = []  # of the spool: when and what
+        self.looked_up = 0.0  # when the last look-up began
 
     def failing_since(self):
         """Return since when its spool could not be written when it ended; None if it could."""
@@ -133,6 +135,7 @@ class Client:
         self.options = options
         self.spool = folder / "spools" / f"{self.name}.spool"
         self.notes = folder / f"notes{number}"
+        self.notes_read = 0
         self.lives = []
         self.spooled = set()  # readings that stood in the spool at an end
         self.setup = SETUP.format(
@@ -175,13 +178,16 @@ class Client:
         code = life.script.wait()
         life.end = time.monotonic()
         assert "Traceback" not in life.script.err, life.script.err
-        known = sum(len(each.read) + len(each.said) for each in self.lives)
-        for line in whole_lines(self.notes)[known:]:
+        notes = whole_lines(self.notes)
+        for line in notes[self.notes_read :]:
             at, word, text = line.split(" ", 2)
             if word == "read":
                 life.read[text] = float(at)
-            else:
+            elif word == "spool":
                 life.said.append((float(at), text))
+            else:
+                life.looked_up = float(at)
+        self.notes_read = len(notes)
         early = code == -signal.SIGTERM and not life.read  # it was still importing
         assert early or code == (-signal.SIGKILL if life.killed else 0), life.script.err
         if self.name:
@@ -205,7 +211,8 @@ class Chaos:
         self.folder = folder
         self.dice = random.Random(seed)
         self.keyed = seed % 2 == 1
-        self.logs, self.spools = Disk(folder / "logs", "4m"), Disk(folder / "spools", "512k")
+        self.logs = Disk(folder / "logs", "4m")
+        self.spools = Disk(folder / "spools", self.dice.choice(["32k", "512k"]))
         endings = ["txt", "csv", "db"] if seed % 4 < 2 else ["txt", "csv"]
         self.paths = [folder / "logs" / f"a.{ending}" for ending in endings]
         self.server = None
@@ -308,10 +315,13 @@ class Chaos:
         process.send_signal(signal.SIGSTOP)
         return lambda: process.send_signal(signal.SIGCONT)
 
-    def a_disk_fills(self):
-        disk = self.dice.choice([self.logs, self.spools])
-        disk.fill(self.dice.choice([0, 0, 1, 3]))
-        return disk.give_room
+    def the_disk_of_the_logs_fills(self):
+        self.logs.fill(self.dice.choice([0, 0, 1, 3]))
+        return self.logs.give_room
+
+    def the_disk_of_the_spools_fills(self):
+        self.spools.fill(self.dice.choice([0, 0, 1, 3]))
+        return self.spools.give_room
 
     def the_name_vanishes(self):
         vanished = self.folder / "vanished"
@@ -343,8 +353,9 @@ class Chaos:
             self.client_ends,
             self.client_ends,
             self.one_is_stopped,
-            self.a_disk_fills,
-            self.a_disk_fills,
+            self.the_disk_of_the_logs_fills,
+            self.the_disk_of_the_spools_fills,
+            self.the_disk_of_the_spools_fills,
             self.the_name_vanishes,
             self.the_network_is_away,
             self.logs_are_rotated,
@@ -482,6 +493,7 @@ class Chaos:
             *_, last_but_one, _ = [0.0, 0.0, *before]
             age = last_but_one - life.read[missing[0]]
             assert age < YOUNG, f"{missing} lost, {age:.3f} s old and not spooled"
+            assert failing or life.looked_up < life.read[missing[0]], "unspooled during a look-up"
         if not life.killed and failing is None:
             lost = set(missing) & set(life.script.out.splitlines())
             assert not lost, f"lost at a clean end: {lost}"
