@@ -117,7 +117,8 @@ class Spool:
     def read(self) -> tuple[list[Waiting], int, int]:
         """Return the readings that wait, and the last mark: a place and an n; raise OSError."""
         readings: list[Waiting] = []
-        place = n = damaged = self.lines = 0
+        place, n = -1, 0  # while there is no mark
+        damaged = self.lines = 0
         with open(self.path, "rb") as file:
             for line in file:
                 self.lines += 1
