@@ -10,7 +10,7 @@ from contextlib import suppress
 from tools import DEADLINE, needs, until
 
 # With this publish.py tries again soon, and shows states often.
-FAST = {"mqtt.FIRST_RETRY": 0.05, "mqtt.LAST_RETRY": 0.1, "publisher.SHOW": 0.1}
+FAST = {"broker.FIRST_RETRY": 0.05, "broker.LAST_RETRY": 0.1, "publisher.SHOW": 0.1}
 PLAIN = ["allow_anonymous true"]
 # It keeps any number of messages for a subscriber that is slow or away.
 PATIENT = [*PLAIN, "max_queued_messages 0"]

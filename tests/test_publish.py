@@ -125,7 +125,7 @@ def test_broker_away_at_the_start_and_later(publish, mosquitto, subscriber, log)
 
 def test_broker_stopped_and_continued(publish, broker, subscriber, log):
     heard = subscriber(broker)
-    running = publish(broker.url, timers={**FAST, "mqtt.PATIENCE": 0.3})
+    running = publish(broker.url, timers={**FAST, "broker.PATIENCE": 0.3})
     running.says("^connected")
     broker.process.send_signal(signal.SIGSTOP)
     append(log, *map(row, range(300)))
@@ -398,7 +398,7 @@ def test_stopped_while_the_broker_does_not_answer(publish, log, scheme, number):
 
 def test_stopped_while_it_waits_for_the_next_try(publish, log):
     append(log, row(0))
-    running = publish(f"mqtt://127.0.0.1:{free_port()}", timers={"mqtt.FIRST_RETRY": 60.0})
+    running = publish(f"mqtt://127.0.0.1:{free_port()}", timers={"broker.FIRST_RETRY": 60.0})
     running.says("^cannot connect")
     assert running.stop() == 0
     assert json.loads(log.with_suffix(".publish").read_text())["line"] == row(0)
