@@ -27,6 +27,6 @@ live        a window with the last minutes
 
 topics      what an MQTT broker is sent, and under which topic          publish.py
 bookmark    the position in the log, on the disk
-mqtt        the connection to the broker
+broker      the connection to the broker
 publisher   readings from the log to the broker
 """

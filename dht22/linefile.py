@@ -8,9 +8,8 @@ import re
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from io import FileIO
+from io import FileIO, IOBase
 from itertools import chain
-from typing import IO
 
 from dht22.datagram import LIMIT
 
@@ -208,14 +207,15 @@ def replace(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> None:
             os.unlink(new)
         raise
     if os.name == "posix":  # the new name is on the disk only when its folder is
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with suppress(OSError):  # not every file system can do that; it is replaced all the same
+            folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
-def lock(file: IO[bytes]) -> None:
+def lock(file: IOBase) -> None:
     """Keep other servers and clients out of a file, but not readers; raise OSError if in use."""
     try:
         if fcntl:
@@ -224,7 +224,7 @@ def lock(file: IO[bytes]) -> None:
         raise OSError(errno.EBUSY, "another client or server writes it") from None
 
 
-def was_moved(path: str, file: IO[bytes]) -> bool:
+def was_moved(path: str, file: IOBase) -> bool:
     """Tell whether `file` is no longer what is found at `path`: renamed or removed."""
     try:
         return not os.path.samestat(os.stat(path), os.fstat(file.fileno()))

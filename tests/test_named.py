@@ -230,6 +230,43 @@ def test_of_two_clients_with_one_name_none_is_lost_and_it_is_said(sensor, server
     assert all(each.err.count("another client") <= 1 for each in both), "said once"
 
 
+def test_a_stranger_s_last_n_loses_nothing(sensor, server, tmp_path):
+    """After it each reading would be a duplicate to the server, and acknowledged."""
+    running = server("--quiet")
+    send(running.port, b"50.0,20.0,kitchen,8999999999000000,0.000")
+    until(lambda: logged(tmp_path / "datalog.csv"))
+    client = sensor(running.port, "--interval", 0.01)
+    client.says("^the server has had the last n of kitchen, .*; give another --name, or use keys$")
+    until(lambda: len(client.read()) >= 30)
+    assert client.stop() == 0
+    assert client.says(r"^(\d+) readings left in the spool$")[1] == str(len(client.read()))
+    assert logged(tmp_path / "datalog.csv") == ["50.0,20.0"]
+
+
+def test_forged_answers_cost_neither_disk_nor_network(sensor, desktop, tmp_path):
+    """An answer with a higher n for each question: one new n a resend period."""
+    client = sensor(
+        desktop.getsockname()[1],
+        *["--interval", 0.01],
+        setup="delivery.RESEND = 0.2; delivery.RESEND_MOST = 10, 10\n",
+    )
+    question, peer = desktop.recvfrom(300)
+    until(lambda: size(tmp_path / "kitchen0.spool"))
+    desktop.setblocking(False)
+    questions, last, end = [question], 0, time.monotonic() + 3
+    while time.monotonic() < end:
+        last = max(last, *(parse(each)[1].n for each in questions)) + 1000
+        with suppress(BlockingIOError):
+            desktop.sendto(format_ack("kitchen", last, None), peer)
+            questions.append(desktop.recv(300))
+        time.sleep(0.0005)
+    numbers = {parse(each)[1].n for each in questions}
+    marks = [line for line in lines(tmp_path / "kitchen0.spool") if line.startswith("n,")]
+    assert 10 < len(numbers) <= 3 / 0.2 + 2
+    assert len(marks) <= len(numbers) + 1 and len(questions) < 60
+    assert client.stop() == 0
+
+
 def test_with_a_lost_spool_and_the_clock_behind_all_is_logged_once(sensor, server, tmp_path):
     running = server("--quiet")
     read = []
