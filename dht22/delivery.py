@@ -161,12 +161,12 @@ class Delivery:
         return n
 
     def notice_silence(self) -> None:
-        """Report that no acknowledgement comes, and turn to the server's next address."""
+        """Report that no acknowledgement comes, and doubt the server's address."""
         patience = SILENCE if self.was_answered or self.link.reported else FIRST_SILENCE
         now = time.monotonic()
         if self.n is None or now - max(self.answered_at, self.link.failed_at) <= patience:
             return
-        self.link.turn()
+        self.link.doubt()
         self.link.report(
             "silent",
             f"no answer from {self.link} for {patience:g} s: is server.py running there, and does"

@@ -13,7 +13,7 @@ from functools import cache
 from itertools import chain
 
 from dht22.console import counted, say
-from dht22.linefile import LineFile, was_moved
+from dht22.linefile import LineFile, replace, was_moved
 
 RETRY = 1.0  # seconds from one try of a spool that cannot be written to the next
 LONG = 200_000  # lines, after which the file is replaced by one with only what still waits
@@ -237,27 +237,3 @@ class Spool:
                 self.file.append(b"")  # opens it
         except OSError as error:
             self.fail(error)
-
-
-def replace(path: str, lines: Iterable[bytes]) -> None:
-    """Replace a file, on the disk, or leave it as it is and raise OSError."""
-    new = path + ".new"
-    with suppress(FileNotFoundError):
-        os.unlink(new)  # of a client that was killed
-    # O_EXCL follows no link.
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with open(fd, "wb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(fd)
-        os.replace(new, path)
-    except OSError:
-        os.unlink(new)
-        raise
-    with suppress(OSError):  # not every file system can do that
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
