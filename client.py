@@ -108,21 +108,18 @@ def revive(sensor: Sensor, failed: int, stop: Stop) -> None:
 
 def host(text: str) -> str:
     """Convert `text` to the name or the address of a machine; whether it exists shows later."""
-    labels = (text[:-1] if text.endswith(".") else text).split(".")
-    if ":" in text:
-        family, address = socket.AF_INET6, text.partition("%")[0]
-    else:
-        family, address = socket.AF_INET, text
-    try:
-        if ":" in text or labels[-1].isdecimal():
-            socket.inet_pton(family, address)
+    labels = text.removesuffix(".").split(".")
+    with suppress(OSError, ValueError):
+        if ":" in text:
+            socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
+        elif labels[-1].isdecimal():
+            socket.inet_pton(socket.AF_INET, text)
         elif not all(re.fullmatch(r"[\w-]{1,63}", label) for label in labels):
             raise ValueError
-    except (OSError, ValueError):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no host (a name or an address; a port goes into --port)"
-        ) from None
-    return text
+        return text
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not a host (a name or an address; a port goes into --port)"
+    )
 
 
 def get_parser() -> Parser:
@@ -213,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = get_parser()
     options = parser.parse_args(argv)
     if options.port == 0:
-        parser.error("argument --port: '0' is no port to send to")
+        parser.error("argument --port: '0' is not a port to send to")
     if options.interval < MIN_INTERVAL and options.driver != "simulated":
         parser.error(
             f"a sensor needs {MIN_INTERVAL:g} s between readings (datasheet);"

@@ -11,8 +11,12 @@ A reading is humidity in percent, then temperature in degrees Celsius. Exit code
 
 from __future__ import annotations
 
-import re
 import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports just ends the script
+
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -20,23 +24,25 @@ from contextlib import closing
 from dht22 import console
 from dht22.console import Parser, Screen, say
 from dht22.sensor import NoReading, add_sensor_options, open_sensor
+from dht22.stop import Stop
 
 # What a beginner should look at, by what the failure said.
 HINTS = (
     (
         "no answer|timed out|not found|full buffer",
-        "no answer: look at power (3V3), ground and the data wire; --pin is a BCM number, and GPIO11 is pin 23 of the "
-        "header; GPIO11 is also the clock of SPI, which has to be off",
+        "no answer: look at power (3V3), ground and the data wire; --pin is a BCM number: GPIO11 is"
+        " pin 23 of the header; it is also the clock of SPI, which has to be off",
     ),
     (
         "damaged|input/output|checksum|out of range",
-        "damaged answers: the pull-up (4.7 to 10 kΩ from DATA to VCC), a shorter cable, 3V3 instead of 5 V, --sensor",
+        "damaged answers: the pull-up (4.7 to 10 kΩ from DATA to VCC), a shorter cable, 3V3 instead"
+        " of 5 V, --sensor",
     ),
     ("permission|accessing gpio", "permission: sudo usermod -aG gpio $USER, then log in again"),
     (
-        "platform|no dht11 device",
-        "the way that works on every Pi: sudo dtoverlay dht11 gpiopin=11 now, and for good the line "
-        "dtoverlay=dht11,gpiopin=11 in /boot/firmware/config.txt (on Bullseye /boot/config.txt)",
+        "platform",
+        "the way that works on every Pi: sudo dtoverlay dht11 gpiopin=11 now, and for good the line"
+        " dtoverlay=dht11,gpiopin=11 in /boot/firmware/config.txt (on Bullseye /boot/config.txt)",
     ),
 )
 
@@ -61,9 +67,9 @@ def get_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print readings; return 0 if there was one, else 1, after what to look at."""
+    stop = Stop()
     parser = get_parser()
     options = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     screen = Screen(sys.stdout)
     readings = 0
     failures = ""
@@ -74,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(line)
 
     try:
-        with closing(open_sensor(parser, options, tell)) as sensor:
+        with stop.interruptible(), closing(open_sensor(parser, options, tell)) as sensor:
             for _ in range(options.count):
                 try:
                     screen.show(sensor.read() + "\n")

@@ -52,12 +52,15 @@ the 15 around it: counted, marked in the picture, never removed. std is the samp
 deviation, the dew point is that over water. Arrived is the share of the readings that the
 interval promises, between the sensor's own first and last one.
 
+--live opens a window with the last 10 minutes of one .csv, drawn again each second: breathe on the
+sensor and see. Its button, q or Ctrl+C closes it. It needs a display and python3-tk.
+
 --last is for cron and monitoring: a sensor is silent when its latest reading is older than 5 of its
-intervals and a minute, and then the exit code is 1.
+intervals and a minute, and then the exit code is 1. The newest rotated log counts too.
 
 Needs pandas, and for a picture matplotlib: sudo apt install python3-pandas python3-matplotlib, or
 `uv run report.py` or `pipx run ./report.py`, which bring them along; --last needs neither.
-Exit code: 0 = done, 1 = no reading, no pandas, or a silent sensor, 2 = usage.
+Exit code: 0 = done, 1 = no reading, no pandas, no window or a silent sensor, 2 = usage.
 """
 
 import json
@@ -72,11 +75,11 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Optional
 
-from dht22 import readings
 from dht22.console import Parser
-from dht22.figures import UNITS, UTC, Zone, examine, latest, spans, stamp, summary
+from dht22.figures import UNITS, UTC, Zone, examine, latest, now, spans, stamp, summary
+from dht22.live import NoWindow, watch
 from dht22.picture import draw
-from dht22.readings import Log, Unreadable, read
+from dht22.readings import BESIDE, Log, Unreadable, log_at, read, with_rotated
 
 if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
     from pandas import DataFrame
@@ -166,10 +169,12 @@ class Progress:
 # Converters
 
 
-def log(text: str) -> Log:
-    """Convert `text` to a log; the ending of its name tells what is in it."""
+def log(text: str) -> Optional[Log]:
+    """Convert `text` to a log; None if it is a file that only stands beside one."""
+    if text.endswith(BESIDE):
+        return None
     try:
-        return readings.log(text)
+        return log_at(Path(text))
     except ValueError as reason:
         raise ArgumentTypeError(f"{text!r} is no log ({reason})") from None
 
@@ -189,13 +194,22 @@ def span(text: str) -> timedelta:
     return timedelta(seconds=int(match[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400}[match[2]])
 
 
+def minutes(text: str) -> int:
+    """Convert `text` to a number of minutes, 1 to 9999."""
+    if not re.fullmatch("[1-9][0-9]{0,3}", text):
+        raise ArgumentTypeError(
+            f"{text!r} is no number of minutes (1 to 9999; put LOG before --live)"
+        )
+    return int(text)
+
+
 def get_parser() -> Parser:
     parser = Parser("report.py", __doc__)
     parser.add_argument(
         "log",
         nargs="*",
         type=log,
-        default=[readings.log("datalog.csv")],
+        default=[log_at(Path("datalog.csv"))],
         metavar="LOG",
         help="a .csv, .db or .txt of the server, also rotated or packed (default: datalog.csv)",
     )
@@ -218,25 +232,52 @@ def get_parser() -> Parser:
         action="store_true",
         help="print each sensor's latest reading; exit code 1 if one is silent",
     )
+    parser.add_argument(
+        "--live",
+        type=minutes,
+        nargs="?",
+        const=10,
+        metavar="MINUTES",
+        help="show a window with the last minutes, up to now (default: 10)",
+    )
     return parser
+
+
+def options(parser: Parser, argv: Optional[Sequence[str]]) -> Namespace:
+    """Return the options; end with 2 if some do not go together."""
+    args = parser.parse_args(argv)
+    args.log = [log for log in args.log if log]
+    if not args.log:
+        parser.error("none of these files is a log")
+    if args.last and (args.plot or args.every):
+        parser.error("--last goes with neither --plot nor --every")
+    if args.live and (args.plot or args.every or args.json or args.last):
+        parser.error("--live goes with --local alone")
+    if any(log.ending == ".txt" for log in args.log) and (
+        args.plot or args.every or args.last or args.live
+    ):
+        parser.error("a .txt log has no times; give the .csv or the .db")
+    if args.live and [(log.ending, log.packing) for log in args.log] != [(".csv", "")]:
+        parser.error("--live looks at one .csv")
+    return args
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Print the report; return 0, or 1 if a sensor is silent.
 
-    End with 1 if there is no reading or no pandas, and with 2 for a wrong option.
+    End with 1 if there is no reading, no pandas or no window, and with 2 for a wrong option.
     """
     parser = get_parser()
-    args = parser.parse_args(argv)
-    if args.last and (args.plot or args.every):
-        parser.error("--last goes with neither --plot nor --every")
-    if any(log.ending == ".txt" for log in args.log) and (args.plot or args.every or args.last):
-        parser.error("a .txt log has no times; give the .csv or the .db")
+    args = options(parser, argv)
+    zone = None if args.local else UTC
     code = 0
     with suppress(KeyboardInterrupt):
         try:
+            if args.live:
+                watch(args.log[0], args.live, zone)
+                return 0
             if args.last:
-                text, code = last(args, datetime.now(UTC).replace(tzinfo=None))
+                text, code = last(args, now())
             else:
                 text = report(args, parser)
         except ImportError as error:
@@ -244,8 +285,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                 f"cannot start ({error}); sudo apt install python3-pandas python3-matplotlib, "
                 "or uv run report.py, or pipx run ./report.py"
             )
+        except NoWindow as error:
+            parser.fail(f"cannot open a window ({error}); --plot FILE.png draws a picture instead")
         except Unreadable as error:
             parser.fail(f"cannot read {error}; has the server logged there?")
+        except OSError as error:  # of --live, as time goes on
+            parser.fail(f"cannot read {error.filename} ({error.strerror}); is it yours?")
         show(text, parser)
     return code
 
@@ -253,7 +298,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def last(args: Namespace, now: datetime) -> tuple[str, int]:
     """Return each sensor's latest reading as text, and the exit code; `now` is in UTC."""
     zone = None if args.local else UTC
-    sensors = latest(args.log, now)
+    sensors = latest([each for log in args.log for each in with_rotated(log) or [log]], now)
     if not sensors:
         raise Unreadable(f"{', '.join(str(log.path) for log in args.log)} (no reading in it)")
     for sensor in sensors.values():

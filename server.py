@@ -2,7 +2,7 @@
 """Log the readings of any number of Raspberry Pis, as they arrive.
 
     $ python3 server.py
-    listening on *:10001, logging to /home/ada/datalog.txt, /home/ada/datalog.csv
+    listening on *:10001, logging to /home/you/datalog.txt, /home/you/datalog.csv
     on the Pi: python3 client.py 192.168.1.5 (or desktop.local)
     10:00:02 192.168.1.7 74.3,25.7
     10:00:04 192.168.1.7 74.4,25.7
@@ -34,7 +34,7 @@ from collections.abc import Callable, Sequence
 from dht22 import console
 from dht22.console import Notices, Parser, Screen, counted, say
 from dht22.datagram import AS_LOGGED, PORT, Named, format_ack, parse, verify
-from dht22.history import recover
+from dht22.history import is_recoverable, recover
 from dht22.inbox import BATCH, Broken, Datagram, Inbox, Peer, drops, listen
 from dht22.journal import Journal
 from dht22.logs import LOGS, Log, Row
@@ -64,9 +64,9 @@ class Server:
         self.notices = notices
         self.screen = screen
         self.count = count  # readings to log, None without an end
-        self.interval = interval  # seconds that named clients take over, None for their own
+        self.interval = interval  # seconds, imposed on named clients; None for their own
         self.keys = keys  # by name, None if unsigned readings are taken
-        self.forgets = forgets  # no log tells after a new start what named sensors have sent
+        self.forgets = forgets  # no log tells after a restart what named sensors have sent
         self.refused: Counter[str] = Counter()
         self.look_at = 0.0  # when to look for drops and silence again (monotonic)
 
@@ -198,7 +198,10 @@ class Server:
 
 
 def stop_signals() -> socket.socket:
-    """Return a socket that becomes readable on Ctrl+C and SIGTERM: they end no write half-way."""
+    """Return a socket that becomes readable on Ctrl+C and SIGTERM.
+
+    So they end a wait at once, and cut no write short.
+    """
     stop, bell = socket.socketpair()
     bell.setblocking(False)
     signal.set_wakeup_fd(bell.detach())
@@ -223,7 +226,7 @@ def log(text: str) -> str:
 def interval(text: str) -> int:
     """Convert `text` to an interval for the clients: whole seconds, 2 to 1 day."""
     if not text.isascii() or not text.isdecimal() or not 2 <= int(text) <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no interval (whole seconds, 2 to 86400)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an interval (whole seconds, 2 to 86400)")
     return int(text)
 
 
@@ -261,7 +264,7 @@ def get_parser() -> Parser:
         "--interval",
         type=interval,
         metavar="SECONDS",
-        help="interval that named clients take over, 2 to 86400 (default: their own)",
+        help="interval imposed on named clients, 2 to 86400 (default: their own)",
     )
     parser.add_argument(
         "--count", type=console.count, metavar="N", help="stop after N readings are logged"
@@ -276,9 +279,10 @@ def log_paths(parser: Parser, options: argparse.Namespace) -> list[str]:
     paths = {os.path.splitext(path)[1]: path for path in given}
     if len(paths) < len(given):
         parser.error("two logs end alike; one of each format is all there can be")
-    if options.keys is not None and paths.keys() == {".txt"}:
-        parser.error("--keys needs a .csv or .db log, to know duplicates after a new start")
-    return [paths[ending] for ending in LOGS if ending in paths]
+    in_order = [paths[ending] for ending in LOGS if ending in paths]
+    if options.keys is not None and not is_recoverable(in_order[-1]):
+        parser.error("--keys needs a .csv or .db log, to know duplicates after a restart")
+    return in_order
 
 
 def open_keys(parser: Parser, path: str) -> dict[str, bytes]:
@@ -290,7 +294,7 @@ def open_keys(parser: Parser, path: str) -> dict[str, bytes]:
 
 
 def open_inbox(parser: Parser, host: str | None, port: int) -> Inbox:
-    """Return the inbox; end the script if its address is not to be had."""
+    """Return the inbox; end the script if its address cannot be used."""
     try:
         return Inbox(listen(host, port))
     except OSError as error:
@@ -310,7 +314,7 @@ def open_logs(parser: Parser, paths: Sequence[str]) -> tuple[list[Log], dict[str
     try:
         for path in paths:
             logs.append(LOGS[os.path.splitext(path)[1]](path, say))
-        return logs, {} if path.endswith(".txt") else recover(path)
+        return logs, recover(path) if is_recoverable(path) else {}
     except OSError as error:
         remedy = "give another file as --log"
         if isinstance(error, PermissionError):
@@ -329,7 +333,7 @@ def serve(parser: Parser, options: argparse.Namespace) -> int:
     paths = log_paths(parser, options)
     keys = None if options.keys is None else open_keys(parser, options.keys)
     inbox = open_inbox(parser, options.host, options.port)
-    logs, stored = open_logs(parser, paths)
+    logs, recovered = open_logs(parser, paths)
     stop = stop_signals()
     say(f"listening on {inbox}, logging to {', '.join(map(os.path.abspath, paths))}")
     say(f"on the Pi: python3 client.py {inbox.client_arguments(options.host)}")
@@ -337,13 +341,13 @@ def serve(parser: Parser, options: argparse.Namespace) -> int:
     server = Server(
         inbox,
         Journal(logs, notices),
-        Senders(stored, keys, notices),
+        Senders(recovered, keys, notices),
         notices,
         Screen(None if options.quiet else sys.stdout),
         options.count,
         options.interval,
         keys,
-        forgets=paths[-1].endswith(".txt"),
+        forgets=not is_recoverable(paths[-1]),
     )
     try:
         server.run(stop)

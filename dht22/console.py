@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # not at run time: `typing` would cost the client on the Pi 0
     from typing import Any, NoReturn, TextIO
 
 KEY = re.compile(rb"(%b)[ \t]+([0-9a-fA-F]{64})[ \t]*" % NAME)
-CHUNK = 4096  # bytes; PIPE_BUF on Linux: a pipe that polls writable takes as much without waiting
+CHUNK = 4096  # bytes; PIPE_BUF on Linux: a pipe that polls writable accepts as many at once
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,7 +50,7 @@ def port(text: str) -> int:
     """Convert `text` to a UDP port, 0 to 65535."""
     if not text.isascii() or not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no port (0 to 65535; the usual one is {PORT})"
+            f"{text!r} is not a port (0 to 65535; the usual one is {PORT})"
         )
     return int(text)
 
@@ -58,7 +58,7 @@ def port(text: str) -> int:
 def count(text: str) -> int:
     """Convert `text` to a number of readings, 1 or more."""
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no count (a whole number, 1 or more)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count (a whole number, 1 or more)")
     return int(text)
 
 
@@ -69,7 +69,9 @@ def seconds(text: str) -> float:
     except ValueError:
         interval = -1.0
     if interval != 0 and not 0.001 <= interval <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no interval (seconds, 0.001 to 86400, or 0)")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an interval (seconds, 0.001 to 86400, or 0)"
+        )
     return interval
 
 
@@ -77,7 +79,7 @@ def name(text: str) -> str:
     """Convert `text` to the name of a sensor."""
     if not re.fullmatch(NAME, text.encode()):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no name (1 to 32 of A-Z a-z 0-9 . _ -, and not an IP address)"
+            f"{text!r} is not a name (1 to 32 of A-Z a-z 0-9 . _ -, and not an IP address)"
         )
     return text
 
@@ -121,7 +123,7 @@ def counted(count: int, noun: str) -> str:
 
 
 class Notices:
-    """Warnings on stderr: of each kind at most a line a second, with the number of the others."""
+    """Warnings on stderr: of each kind at most a line a second, which tells how many more came."""
 
     def __init__(self) -> None:
         self.first: dict[str, str] = {}  # by kind
@@ -167,6 +169,7 @@ class Screen:
         rest = self.begun + lines.encode("utf-8", "backslashreplace")
         try:
             while rest and self.fd >= 0 and writable(self.fd):
+                # As many whole lines as fit into a chunk, or else a part of a long one.
                 chunk = rest[: rest.rfind(b"\n", 0, CHUNK) + 1 or CHUNK]
                 written = os.write(self.fd, chunk)
                 self.begun = chunk[written : chunk.find(b"\n", max(0, written - 1)) + 1]

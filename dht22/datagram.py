@@ -20,9 +20,9 @@ LIMIT = 256  # bytes; receive one more, or what is too long is cut into somethin
 HUMIDITY = (0.0, 100.0)  # percent relative humidity; AM2302 manual
 TEMPERATURE = (-40.0, 80.0)  # degrees Celsius; AM2302 manual
 N = (10**15, 9 * 10**15)  # n is at least the first, and below the second: 16 digits
-HIGHEST_N = N[1] - 10**6  # no client sends a higher one: whoever has, has blocked the name
+HIGHEST_N = N[1] - 10**6  # no client sends a higher one, but anybody can, which blocks the name
 
-# A name is no dotted IPv4 address: a plain sender goes by that.
+# A name must not look like an IPv4 address: a plain sender is known by its address.
 NAME = rb"(?!(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![A-Za-z0-9._-]))[A-Za-z0-9._-]{1,32}"
 
 

@@ -11,7 +11,7 @@ import random
 import time
 from collections import deque
 
-from dht22.console import say
+from dht22.console import counted, say
 from dht22.datagram import Ack, N, format_named, parse_ack, verify
 from dht22.link import Link
 from dht22.spool import Spool, boot_id
@@ -161,17 +161,17 @@ class Delivery:
         return n
 
     def notice_silence(self) -> None:
-        """Report that no acknowledgement comes, and turn to the server's next address."""
+        """Report that no acknowledgement comes, and doubt the server's address."""
         patience = SILENCE if self.was_answered or self.link.reported else FIRST_SILENCE
         now = time.monotonic()
         if self.n is None or now - max(self.answered_at, self.link.failed_at) <= patience:
             return
-        self.link.turn()
+        self.link.doubt()
         self.link.report(
             "silent",
             f"no answer from {self.link} for {patience:g} s: is server.py running there, and does"
-            " its firewall let UDP in? What is read is kept and sent again; the server's own"
-            " screen tells what it refuses",
+            " its firewall let UDP in? It keeps trying; the server's own screen tells what it"
+            " refuses",
         )
         self.answered_at = now
 
@@ -194,8 +194,8 @@ class Delivery:
         """Tell whether this is an answer to the reading under way."""
         if ack.name != self.name:
             return False
-        if self.key is None or ack.mac is None:
-            return self.key is None and ack.mac is None
+        if self.key is None:
+            return ack.mac is None
         return any(verify(datagram, self.key, mac) for mac in self.macs)
 
     def settle(self, interval: int | None) -> None:
@@ -253,9 +253,9 @@ class Delivery:
         self.spool_rest()
         lost = len(self.queue) - self.spooled
         if self.spooled:
-            say(f"readings that wait in the spool: {self.spooled}")
+            say(f"{counted(self.spooled, 'reading')} left in the spool")
         if lost:
-            say(f"readings that are lost, because the spool cannot be written: {lost}")
+            say(f"{counted(lost, 'reading')} lost: the spool cannot be written")
         if self.dropped:
-            say(f"readings dropped, the oldest of those that waited: {self.dropped}")
+            say(f"{counted(self.dropped, 'reading')} dropped, the oldest of those that waited")
         self.link.close()

@@ -241,7 +241,8 @@ def open_one(name: str, sensor: str, pin: int | None) -> Driver:
     except Exception as error:  # each package, and each chip in Blinka, raises what it likes
         raise NoDriver(
             f"driver {name} cannot be used: {reason(error)}",
-            "docs/sensors.md tells where it works; driver iio needs no package",
+            "docs/sensors.md tells where it works; the kernel's own driver (--driver iio) needs no"
+            " package",
         ) from None
 
 

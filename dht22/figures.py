@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone, tzinfo
-from io import BytesIO
 from statistics import median
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -41,7 +40,7 @@ ACCURACY = {"humidity": 2.0, "temperature": 0.5}
 
 SILENT_INTERVALS = 5
 SILENT_SECONDS = 60
-SENDER = re.compile(rb"Z,([^,\n]*,[^,\n]*),")
+LINE = re.compile(rb"([^,\n]*,([^,\n]*,[^,\n]*),[^\n]*\n?)")  # of a .csv, with its client and name
 
 
 def dew_point(humidity: Series, temperature: Series) -> Series:
@@ -58,6 +57,8 @@ def suspicious(readings: Series, accuracy: float) -> Series:
     window = {"window": WINDOW, "center": True, "min_periods": 1}
     deviation = (readings - readings.rolling(**window).median()).abs()
     far = deviation > accuracy
+    if not far.any():
+        return far
     # The MADs of the others, nearly all, would cost a tenth of the report's time.
     near = far.astype(float).rolling(**window).max() > 0
     mad = deviation[near].rolling(**window).median().reindex(deviation.index)
@@ -83,8 +84,13 @@ def examine(readings: DataFrame) -> DataFrame:
     )
 
 
+def now() -> datetime:
+    """Return the time in UTC, as tables hold it: without a zone."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
 def stamp(time: datetime, zone: Zone, precision: str = "milliseconds") -> str:
-    """Return a time that is in UTC, but does not say so, as RFC 3339 writes it in a zone."""
+    """Return a time of a table as RFC 3339 writes it in a zone."""
     there = time.replace(tzinfo=UTC).astimezone(zone)
     return there.isoformat(timespec=precision).replace("+00:00", "Z")
 
@@ -105,15 +111,17 @@ def summary(readings: DataFrame, zone: Zone = UTC) -> dict[str, Any]:
         "interval": interval if timed and len(readings) > 1 else None,
         "gaps": [
             {
-                "from": stamp(gap.before.to_pydatetime(), zone),
-                "to": stamp(gap.time.to_pydatetime(), zone),
-                "seconds": gap.seconds,
-                "missing": round(gap.seconds / interval) - 1,
+                "from": stamp(begin.to_pydatetime(), zone),
+                "to": stamp(end.to_pydatetime(), zone),
+                "seconds": seconds,
+                "missing": round(seconds / interval) - 1,
             }
-            for gap in gaps.itertuples()
+            for begin, end, seconds in zip(gaps.before, gaps.time, gaps.seconds)
         ],
-        # Ten decimals, and null where there is none
-        **json.loads(readings[list(UNITS)].agg(FIGURES).to_json()),
+        **{
+            quantity: {figure: plain(getattr(readings[quantity], figure)()) for figure in FIGURES}
+            for quantity in UNITS
+        },
         "suspicious": suspects if timed else None,
     }
 
@@ -200,22 +208,20 @@ def share(
 def latest(logs: Iterable[Log], now: datetime) -> dict[str, dict[str, Any]]:
     """Return each sensor's latest reading, ready for JSON; raise Unreadable.
 
-    The end of a log does not tell of a sensor that fell silent long before. So all of it is looked
-    through for senders, which is quick, and only the last two blocks with each of them are read.
+    The end of a log does not tell of a sensor that fell silent long before: all of it is read.
     """
-    ends: dict[tuple[Log, bytes], list[bytes]] = {}
+    recent: dict[tuple[Log, bytes], deque[bytes]] = defaultdict(lambda: deque(maxlen=WINDOW))
     for log in logs:
         for block in blocks(log):
-            for sender in set(SENDER.findall(block)):
-                ends[log, sender] = [*ends.get((log, sender), [])[-1:], block]
-    readings: dict[str, dict[datetime, tuple[float, float]]] = {}
-    for (log, sender), last_blocks in ends.items():
-        for line in BytesIO(b"".join(last_blocks)):
-            if sender in line and is_row(line, log.ending):
+            for line, sender in LINE.findall(block):
+                recent[log, sender].append(line)
+    readings: dict[str, dict[datetime, tuple[float, float]]] = defaultdict(dict)
+    for (log, _), lines in recent.items():
+        for line in lines:
+            if is_row(line, log.ending):
                 stamped, client, name, humidity, temperature, _ = line.decode().split(",")
                 time = datetime.fromisoformat(stamped[:-1])
-                sensor = readings.setdefault(name or client, {})
-                sensor[time] = float(humidity), float(temperature)
+                readings[name or client][time] = float(humidity), float(temperature)
     return {name: liveness(readings[name], now) for name in sorted(readings)}
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import glob
 import os
-import re
 import sqlite3
 import time
 import zlib
@@ -17,15 +15,12 @@ from urllib.parse import quote
 
 from dht22.console import say
 from dht22.linefile import LINE
-from dht22.logs import NAME, READING, N
+from dht22.logs import NAMED_ROW, PACKED, rotated
 
 NAMES = 10_000  # remembered
 PROGRESS = 2.0  # seconds from one line about the progress to the next
 BLOCK = 1 << 20  # bytes
-PACKED = {".gz": "gzip", ".xz": "lzma", ".bz2": "bz2"}  # the modules that unpack them
 OTHER_PACKINGS = ".zst", ".lz4", ".lzo", ".Z", ".7z", ".zip"
-NO_LOGS = "-wal", "-shm", "-journal", ".new"  # lie beside a log
-NAMED_ROW = re.compile(rb"Z,[^,\n]*,(%b),%b,(%b)\n" % (NAME, READING, N))
 
 
 class Progress:
@@ -44,19 +39,24 @@ class Progress:
             self.due = time.monotonic() + PROGRESS
 
 
+def is_recoverable(path: str) -> bool:
+    """Tell whether a log of this format knows named sensors."""
+    return os.path.splitext(path)[1] in RECOVERABLE
+
+
 def recover(path: str) -> dict[str, int]:
-    """Return the highest n of each name in a .csv or .db log and what rotation has left beside it.
+    """Return the highest n of each name in a log and in what rotation has left beside it.
 
     Of too many names the latest are kept. Raise OSError if the log itself cannot be read; of the
     rotated ones that is reported, and they are read as far as it goes.
     """
-    recover_one = recover_db if path.endswith(".db") else recover_csv
+    recover_one = RECOVERABLE[os.path.splitext(path)[1]]
     progress = Progress()
     highest: dict[str, int] = {}
     for each in [*rotated(path), path]:
         try:
             for name, n in recover_one(each, progress):
-                highest[name] = max(n, highest.pop(name, 0))
+                highest[name] = max(n, highest.pop(name, 0))  # the latest name is the last
                 if len(highest) > NAMES:
                     del highest[next(iter(highest))]
         except (OSError, EOFError, ImportError, ValueError, zlib.error, sqlite3.Error) as error:
@@ -64,21 +64,6 @@ def recover(path: str) -> dict[str, int]:
                 raise OSError(getattr(error, "errno", None) or errno.EIO, str(error)) from None
             say(f"{each}: read as far as it goes ({error}); what else is in it may be logged again")
     return highest
-
-
-def rotated(path: str) -> list[str]:
-    """Return what rotation has left of a log, the oldest first."""
-    beside = [*glob.glob(glob.escape(path) + ".*"), *glob.glob(glob.escape(path) + "-*")]
-    files = [each for each in beside if not each.endswith(NO_LOGS) and os.path.isfile(each)]
-    return sorted(files, key=modified)
-
-
-def modified(path: str) -> float:
-    """Return when a file was modified, 0 if it is gone by now."""
-    try:
-        return os.path.getmtime(path)
-    except OSError:
-        return 0.0
 
 
 def recover_csv(path: str, progress: Progress) -> Iterator[tuple[str, int]]:
@@ -112,3 +97,6 @@ def recover_db(path: str, progress: Progress) -> Iterator[tuple[str, int]]:
         yield from database.execute(
             "SELECT name, max(n) FROM reading WHERE name IS NOT NULL GROUP BY name ORDER BY max(n)"
         )
+
+
+RECOVERABLE = {".csv": recover_csv, ".db": recover_db}  # formats of logs that know names and n

@@ -1,4 +1,4 @@
-"""The server's socket: listen, receive at a pace that suits the load, and tell what was dropped."""
+"""The server's socket: listen, receive at a pace that suits the load, count what was dropped."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from dht22.datagram import LIMIT, PORT
 from dht22.sockets import resolve
 
 RECEIVE_BUFFER = 4 << 20  # bytes asked of the kernel
-BOOKED = 800  # bytes of the buffer that Linux counts for a small datagram
+BYTES_PER_DATAGRAM = 800  # of the buffer; Linux counts so many for a small one
 SO_MEMINFO, DROPS = 55, 8  # Linux 4.12: nine counters of a socket, the last of them its drops
 
 BATCH = 10_000  # datagrams received before they are written
 GATHER = 0.005  # seconds that a batch may gather under load
-BUSY = 20  # datagrams in a batch from which on the next may gather for that long
-BEHIND = 1500  # datagrams in a batch from which on there is no time left to gather
-FASTEST = 400_000  # datagrams a second: what gathers at this pace has to fit into the buffer
+BUSY_BATCH = 20  # datagrams; after a batch of this size the next gathers for that long
+BEHIND_BATCH = 1500  # datagrams; after a batch of this size there is no time to gather
+FASTEST_RATE = 400_000  # datagrams a second: what gathers at this rate fits into the buffer
 PAUSE = 0.1  # seconds to the next try after an error of the socket
 GIVE_UP = 10.0  # seconds that such an error may last
 
 EVERY_INTERFACE = "0.0.0.0", "::"
 
-Peer = tuple[str, int]  # of IPv6 two more numbers
+Peer = tuple[str, int]  # address and port; IPv6 adds two more numbers
 Datagram = tuple[bytes, Peer]
 
 # Windows tells neither what was too long nor who sent it: this is refused in its place.
@@ -51,7 +51,7 @@ class Inbox:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)  # bytes, granted
-        self.longest_pause = min(GATHER, self.buffer / BOOKED / FASTEST)  # seconds
+        self.longest_pause = min(GATHER, self.buffer / BYTES_PER_DATAGRAM / FASTEST_RATE)  # seconds
         self.batch = 0  # datagrams in the last batch
         self.received = 0
         self.dropped = 0  # by the kernel, because its buffer was full
@@ -83,12 +83,12 @@ class Inbox:
         try:
             ready, _, _ = select.select(sources, [], [], 1.0)
         except OSError as error:
-            self.fail(error)
+            self.bear(error)
             return True
         if stop in ready:
             return False
-        if 1 < self.batch < BEHIND:
-            time.sleep(self.longest_pause * min(1.0, self.batch / BUSY))
+        if 1 < self.batch < BEHIND_BATCH:
+            time.sleep(self.longest_pause * min(1.0, self.batch / BUSY_BATCH))
         return True
 
     def receive(self, room: int) -> list[Datagram]:
@@ -107,12 +107,12 @@ class Inbox:
             if error.errno == getattr(errno, "WSAEMSGSIZE", None):
                 datagrams.append(TOO_LONG)
             else:
-                self.fail(error)
+                self.bear(error)
         self.batch = len(datagrams)
         self.received += self.batch
         return datagrams
 
-    def fail(self, error: OSError) -> None:
+    def bear(self, error: OSError) -> None:
         """Wait a moment after an error of the socket; raise Broken if it has lasted for long."""
         now = time.monotonic()
         if not self.failing_since:

@@ -1,4 +1,8 @@
-"""The logs as one: each row goes to each of them once; one that fails does not stop the others."""
+"""All logs as one: each row goes to each of them once; one that fails does not stop the others.
+
+What waits for a failing log is kept in memory. Named readings are on the disk before they are
+acknowledged; plain ones are left to the operating system, which writes them within a minute.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ class Batch:
     def __init__(self, rows: Sequence[Row], named: bool) -> None:
         self.rows = rows
         self.named = named
-        self.logs = 0  # that have it
+        self.written_to = 0  # so many logs
 
 
 class Backlog:
@@ -36,7 +40,10 @@ class Backlog:
         self.retry_at = 0.0  # monotonic, seconds
 
     def add(self, batch: Batch) -> bool:
-        """Let a batch wait for the log; return False if there is no room."""
+        """Let a batch wait for the log; return False if there is no room.
+
+        There always is for a named one: while a log fails the server takes no further ones.
+        """
         if self.trouble and self.waiting + len(batch.rows) > BACKLOG and not batch.named:
             self.overflowed += len(batch.rows)
             self.notices.add("no more readings are kept for %s (%s)", self.log.path, self.trouble)
@@ -54,7 +61,7 @@ class Backlog:
             if any(batch.named for batch in self.batches):
                 self.log.flush()  # before it is acknowledged
         except OSError as error:
-            self.fail(error)
+            self.note_failure(error)
             return []
         if self.trouble:
             self.trouble = ""
@@ -62,7 +69,7 @@ class Backlog:
         written, self.batches, self.waiting = self.batches, [], 0
         return written
 
-    def fail(self, error: OSError) -> None:
+    def note_failure(self, error: OSError) -> None:
         self.retry_at = time.monotonic() + RETRY
         if not self.trouble:
             self.trouble = str(error.strerror)
@@ -108,10 +115,10 @@ class Journal:
             if backlog is self.backlogs[-1]:
                 self.release()
             for batch in backlog.write():
-                batch.logs += 1
-                if batch.logs == 1:
+                batch.written_to += 1
+                if batch.written_to == 1:
                     logged += batch.rows
-                if batch.logs == len(self.backlogs) and batch.named:
+                if batch.written_to == len(self.backlogs) and batch.named:
                     stored += batch.rows
         self.logged += len(logged)
         self.pending -= len(logged)
@@ -130,7 +137,7 @@ class Journal:
     def release(self) -> None:
         """Let go to the last log what all others have."""
         others = len(self.backlogs) - 1
-        while self.held and self.held[0].logs == others:
+        while self.held and self.held[0].written_to == others:
             self.backlogs[-1].add(self.held.pop(0))
 
     def finish(self) -> list[Row]:
@@ -139,7 +146,7 @@ class Journal:
             backlog.retry_at = 0.0
         logged, _ = self.write([])
         for batch in [*self.held, *self.backlogs[-1].batches]:
-            if batch.named and not batch.logs:
+            if batch.named and not batch.written_to:
                 self.left += len(batch.rows)
         self.overflowed += self.pending - self.left
         return logged
@@ -153,9 +160,11 @@ class Journal:
 
 
 def batches(rows: Sequence[Row]) -> list[Batch]:
-    """Return rows as batches, in the order of each sender."""
-    if not any(map(itemgetter(2), rows)):
-        return [Batch(rows, named=False)] if rows else []
-    plain = [row for row in rows if not row[2]]
-    named = [row for row in rows if row[2]]
-    return [*batches(plain), Batch(named, named=True)]
+    """Return rows as a plain and a named batch, keeping each sender's order."""
+    if not rows:
+        return []
+    if not any(map(itemgetter(2), rows)):  # the usual case: no row has a name
+        return [Batch(rows, named=False)]
+    plain = Batch([row for row in rows if not row[2]], named=False)
+    named = Batch([row for row in rows if row[2]], named=True)
+    return [plain, named] if plain.rows else [named]

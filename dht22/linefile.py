@@ -1,4 +1,4 @@
-"""Files of lines that are trusted for years: the text logs and the spool."""
+"""Files that whole lines are appended to, safe against crashes: the text logs and the spool."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import re
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from io import FileIO
+from io import FileIO, IOBase
 from itertools import chain
-from typing import IO
 
 from dht22.datagram import LIMIT
 
@@ -27,9 +26,10 @@ LINE = 2 * LIMIT  # bytes; no line of ours is longer
 class LineFile:
     """A file that is only appended to, whole lines at a time.
 
-    It is created again after it was renamed or removed. What may stand in it: `header`, lines that
-    `is_ours` accepts, and a last line without its line end, which is completed if `whole` matches
-    it, and cut off if `torn` does. Any other file is refused, untouched.
+    It is created again after it was renamed or removed. It may hold: `header`, lines that `is_ours`
+    accepts, and a tail, which is what a crash left of the last line. The tail gets its line end if
+    the pattern `whole` matches it, and is cut off if `torn` does. Any other file is refused,
+    untouched.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class LineFile:
         self.warn = warn
         self.header = header
         self.is_ours = is_ours
-        self.whole = whole
-        self.torn = torn
+        self.whole_pattern = whole
+        self.torn_pattern = torn
         self.size_before = 0  # of the last append
         self.must_undo = False  # that append failed, and could not be cut off yet
         self.file = self.open()
@@ -58,22 +58,23 @@ class LineFile:
         file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         try:
             lock(file)
-            first, last, torn, nuls = ends(file)
-            self.refuse_foreign(first, last, torn)
-            if self.lacks_header(first, torn):
+            first, last, tail, nuls = ends(file)
+            self.refuse_foreign(first, last, tail)
+            if self.lacks_header(first, tail):
                 self.put_header_back(file)
                 file.close()
                 return self.open()
-            self.repair(file, torn, nuls)
+            self.repair(file, tail, nuls)
             self.opened = os.fstat(file.fileno())
         except OSError:
             file.close()
             raise
         return file
 
-    def lacks_header(self, first: bytes | None, torn: bytes) -> bool:
+    def lacks_header(self, first: bytes | None, tail: bytes) -> bool:
         """Tell whether a file that should begin with the header begins with a row."""
-        return bool(self.header and self.whole.fullmatch(torn if first is None else first))
+        row = tail if first is None else first
+        return bool(self.header and self.whole_pattern.fullmatch(row))
 
     def put_header_back(self, file: FileIO) -> None:
         """Put the header before the rows of a file that somebody emptied while it was written."""
@@ -83,51 +84,51 @@ class LineFile:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         replace(self.path, chain([self.header], rows), mode)
 
-    def refuse_foreign(self, first: bytes | None, last: bytes | None, torn: bytes) -> None:
-        """Raise OSError if a file with these first and last lines is none of ours."""
+    def refuse_foreign(self, first: bytes | None, last: bytes | None, tail: bytes) -> None:
+        """Raise OSError if a file with these first and last lines and this tail is not ours."""
         title = self.header.rstrip(b"\n")
         if first is None or last is None:  # there is no whole line
-            could_be_ours = title.startswith(torn) if title else self.is_end(torn)
-            if not could_be_ours and not self.lacks_header(first, torn):
-                raise foreign("it ends in", torn)
+            could_be_ours = title.startswith(tail) if title else self.is_tail(tail)
+            if not could_be_ours and not self.lacks_header(first, tail):
+                raise foreign("it ends in", tail)
             return
-        if title and first != title and not self.lacks_header(first, torn):
+        if title and first != title and not self.lacks_header(first, tail):
             raise OSError(errno.EINVAL, f"its first line is not {title.decode()}")
         for line in first, last:
             if not self.is_ours(line) and line + b"\n" != self.header:
                 raise foreign("a line in it is", line)
-        if not self.is_end(torn):
-            raise foreign("it ends in", torn)
+        if not self.is_tail(tail):
+            raise foreign("it ends in", tail)
 
-    def is_end(self, torn: bytes) -> bool:
-        """Tell whether a last line without its line end is one of ours, or the beginning of one."""
-        return bool(self.whole.fullmatch(torn) or self.torn.fullmatch(torn))
+    def is_tail(self, tail: bytes) -> bool:
+        """Tell whether this is a line of ours without its line end, or the beginning of one."""
+        return bool(self.whole_pattern.fullmatch(tail) or self.torn_pattern.fullmatch(tail))
 
-    def repair(self, file: FileIO, torn: bytes, nuls: int) -> None:
-        """Complete a last line that lacks only its line end; cut off one that is torn."""
-        complete = bool(self.whole.fullmatch(torn))
-        cut = b"" if complete else torn
+    def repair(self, file: FileIO, tail: bytes, nuls: int) -> None:
+        """Complete a tail that lacks only its line end; cut off one that is torn."""
+        complete = bool(self.whole_pattern.fullmatch(tail))
+        cut = b"" if complete else tail
         if cut or nuls:
             self.warn(f"{self.path}: cut off a torn end, {cut!a} and {nuls} NUL bytes")
             file.truncate(file.seek(0, os.SEEK_END) - nuls - len(cut))
         if complete:
-            self.warn(f"{self.path}: completed the last line, {torn!a}")
+            self.warn(f"{self.path}: completed the last line, {tail!a}")
             file.write(b"\n")
 
     def append(self, lines: bytes) -> None:
         """Append whole lines; raise OSError, and nothing is appended, if they do not fit."""
         self.undo()
-        self.size_before = self.size()
+        self.size_before = self.reopen_if_moved()
         rest = memoryview(lines if self.size_before else self.header + lines)
         try:
             while rest:
                 rest = rest[self.file.write(rest) :]
         except OSError:
-            self.fail()
+            self.roll_back()
             raise
 
-    def size(self) -> int:
-        """Return the size of the file, which is created again if it was renamed or removed."""
+    def reopen_if_moved(self) -> int:
+        """Create the file again if it was renamed or removed; return its size."""
         with suppress(FileNotFoundError):
             found = os.stat(self.path)  # one system call for both questions
             if os.path.samestat(found, self.opened):
@@ -142,14 +143,14 @@ class LineFile:
         try:
             os.fsync(self.file.fileno())
         except OSError:  # Linux has dropped the pages: without a new write they would be lost
-            self.fail()
+            self.roll_back()
             raise
 
     def clear(self) -> None:
         """Empty the file; raise OSError."""
         self.file.truncate(0)
 
-    def fail(self) -> None:
+    def roll_back(self) -> None:
         """Cut off what the last append wrote: now, or else before the next one."""
         self.must_undo = True
         with suppress(OSError):
@@ -164,10 +165,10 @@ class LineFile:
 
 
 def ends(file: FileIO) -> tuple[bytes | None, bytes | None, bytes, int]:
-    """Return the first and the last whole line of a file, None if there is none, and its end.
+    """Return the first and the last whole line of a file, None if there is none, and its tail.
 
-    The end is what follows the last line end, and the number of NUL bytes after it: a power cut
-    leaves both. A line that is longer than any of ours is cut.
+    The tail is what follows the last line end, and the number of NUL bytes after that: a power cut
+    can leave both. A line that is longer than any of ours is cut.
     """
     size = end = file.seek(0, os.SEEK_END)
     while True:  # until a block does not end in NUL bytes
@@ -177,12 +178,12 @@ def ends(file: FileIO) -> tuple[bytes | None, bytes | None, bytes, int]:
         if not block.endswith(b"\0"):
             break
         end = start + len(block.rstrip(b"\0"))
-    *lines, torn = block.split(b"\n")
+    *lines, tail = block.split(b"\n")
     file.seek(0)
     first = file.read(LINE).split(b"\n")[0]
     if not lines:
-        return None, None, torn, size - end
-    return first, lines[-1], torn, size - end
+        return None, None, tail, size - end
+    return first, lines[-1], tail, size - end
 
 
 def foreign(where: str, line: bytes) -> OSError:
@@ -206,15 +207,16 @@ def replace(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> None:
             os.unlink(new)
         raise
     if os.name == "posix":  # the new name is on the disk only when its folder is
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with suppress(OSError):  # not every file system can do that; it is replaced all the same
+            folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
-def lock(file: IO[bytes]) -> None:
-    """Keep other servers and clients, but no readers, out of a file; raise OSError if it is taken."""
+def lock(file: IOBase) -> None:
+    """Keep other servers and clients out of a file, but not readers; raise OSError if in use."""
     try:
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -222,7 +224,7 @@ def lock(file: IO[bytes]) -> None:
         raise OSError(errno.EBUSY, "another client or server writes it") from None
 
 
-def was_moved(path: str, file: IO[bytes]) -> bool:
+def was_moved(path: str, file: IOBase) -> bool:
     """Tell whether `file` is no longer what is found at `path`: renamed or removed."""
     try:
         return not os.path.samestat(os.stat(path), os.fstat(file.fileno()))

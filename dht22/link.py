@@ -64,14 +64,18 @@ class Link:
         try:
             found = resolve_all(self.host, self.port)
         except OSError as error:
+            self.failed_at = time.monotonic()
             self.report(
                 "look-up", f"cannot look up {self.host} ({error.strerror}); it keeps trying"
             )
         else:
-            if not self.addresses or found[0] != self.addresses[0]:
-                self.close()
+            current = self.addresses[0] if self.addresses else None
             self.addresses = deque(found)
             self.untried = len(found)
+            if current in found:  # it goes on with this one
+                self.addresses.rotate(-found.index(current))
+            else:
+                self.close()
         now = time.monotonic()
         self.look_up_at = now + max(LOOK_UP, LOOK_UP_REST * (now - began))
 
@@ -147,6 +151,11 @@ class Link:
         if len(self.addresses) > 1:
             self.addresses.rotate(-1)
             self.close()  # an answer to the former address is not awaited, nor an error
+
+    def doubt(self) -> None:
+        """Turn to the next address, and let the name be looked up again."""
+        self.turn()
+        self.untried = 0
 
     def report(self, kind: object, line: str) -> None:
         """Report trouble of this kind, once until the way is good again."""

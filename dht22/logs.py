@@ -4,14 +4,17 @@
     .csv    time,client,name,humidity,temperature,n
     .db     SQLite, table reading with these six columns, NULL where the CSV is empty
 
-Each has `append(rows)`, which makes the rows readable, and `flush()`, which puts them on the disk.
-Both raise OSError, and have then undone what they began: append the same rows again, and no line
-is torn, none doubled.
+A format is a class in `LOGS`. It is opened with a path and what reports a mended file, has `path`,
+`append(rows)`, which makes the rows readable, and `flush()`, which puts them on the disk. All raise
+OSError, and have then undone what they began: append the same rows again, and no line is torn, none
+doubled. `history` tells which formats know, at the next start, what named sensors have sent.
 """
 
 from __future__ import annotations
 
 import errno
+import glob
+import os
 import re
 import sqlite3
 import stat
@@ -19,9 +22,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from functools import lru_cache, reduce
+from functools import lru_cache
 from operator import itemgetter
-from os import fstat
 from typing import Union
 
 from dht22.datagram import parse
@@ -40,15 +42,21 @@ COLUMNS = {
     "temperature": (rb"-?[0-9]{1,2}\.[0-9]", rb"[0-9.-]{0,5}"),
     "n": (rb"[1-8][0-9]{15}", rb"[0-9]{0,16}"),
 }
-TIME, CLIENT, NAME, HUMIDITY, TEMPERATURE, N = (whole for whole, _ in COLUMNS.values())
-READING = HUMIDITY + b"," + TEMPERATURE
-ROW = rb"%b,%b,(?:,%b,|%b,%b,%b)" % (TIME, CLIENT, READING, NAME, READING, N)
+WHOLE = {column: whole for column, (whole, _) in COLUMNS.items()}
+READING = WHOLE["humidity"] + b"," + WHOLE["temperature"]
+# A row: groups 1 and 2 are name and n of a named one.
+NAMED = rb"(%b),%b,(%b)" % (WHOLE["name"], READING, WHOLE["n"])
+ROW = rb"%b,%b,(?:,%b,|%b)" % (WHOLE["time"], WHOLE["client"], READING, NAMED)
+NAMED_ROW = re.compile(rb"Z,[^,\n]*," + NAMED + rb"\n")  # in a block of rows, for a quick search
 CSV_HEADER = ",".join(COLUMNS).encode() + b"\n"
 
 
 def beginning(columns: Sequence[bytes]) -> re.Pattern[bytes]:
     """Return what matches a line that is torn in any of its columns."""
-    return re.compile(reduce(lambda later, column: rb"%b(?:,%b)?" % (column, later), columns[::-1]))
+    pattern = columns[-1]
+    for column in columns[-2::-1]:
+        pattern = rb"%b(?:,%b)?" % (column, pattern)
+    return re.compile(pattern)
 
 
 TEXT_WHOLE = re.compile(READING)
@@ -114,7 +122,7 @@ class DbLog:
         self.path = path
         # This file stays open: closing it would end the locks that SQLite has on it.
         self.file = open(path, "a+b", buffering=0)  # noqa: SIM115
-        if not stat.S_ISREG(fstat(self.file.fileno()).st_mode):
+        if not stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         if sys.platform.startswith("linux"):  # elsewhere this lock would keep SQLite itself out
             lock(self.file)
@@ -182,5 +190,25 @@ class DbLog:
 
 
 Log = Union[TextLog, CsvLog, DbLog]
-# In the order in which they are written: see Journal.
+# In the order in which they are written: the last one that is in use is that from which the
+# acknowledged readings are recovered, see Journal.
 LOGS: dict[str, type[Log]] = {".txt": TextLog, ".db": DbLog, ".csv": CsvLog}
+
+
+PACKED = {".gz": "gzip", ".xz": "lzma", ".bz2": "bz2"}  # the modules that unpack a rotated log
+NO_LOGS = "-wal", "-shm", "-journal", ".new"  # lie beside a log
+
+
+def rotated(path: str) -> list[str]:
+    """Return what rotation has left of a log, the oldest first."""
+    beside = [*glob.glob(glob.escape(path) + ".*"), *glob.glob(glob.escape(path) + "-*")]
+    files = [each for each in beside if not each.endswith(NO_LOGS) and os.path.isfile(each)]
+    return sorted(files, key=modified)
+
+
+def modified(path: str) -> float:
+    """Return when a file was modified, 0 if it is gone by now."""
+    try:
+        return os.path.getmtime(path)
+    except OSError:
+        return 0.0

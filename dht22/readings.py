@@ -21,13 +21,15 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from dht22.console import say
 from dht22.datagram import HUMIDITY, TEMPERATURE, parse
-from dht22.logs import CSV_HEADER, TEXT_WHOLE
+from dht22.logs import CSV_HEADER, TEXT_WHOLE, rotated
 
 if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
     from pandas import DataFrame, Series
 
 # The server's name for it, and what rotation adds: datalog.csv.1, datalog.csv-20261121.gz
 LOG_NAME = re.compile(r"(.*(\.csv|\.db|\.txt))(?:[.-][0-9][0-9-]*)?(\.gz|\.xz|\.bz2)?", re.DOTALL)
+# What stands beside logs and is none: `report.py datalog*` passes over it
+BESIDE = ("-wal", "-shm", "-journal", ".publish", ".new")
 PACKED = {".gz": "gzip", ".xz": "lzma", ".bz2": "bz2"}  # the modules that unpack them
 
 READING = TEXT_WHOLE.pattern
@@ -59,13 +61,19 @@ class Log(NamedTuple):
     packing: str  # .gz, .xz, .bz2 or nothing
 
 
-def log(text: str) -> Log:
-    """Return the log at the path `text`; raise ValueError if its name is not that of a log."""
-    path = Path(text)
+def log_at(path: Path) -> Log:
+    """Return the log at `path`; raise ValueError if its name is not that of a log."""
     match = LOG_NAME.fullmatch(path.name)
     if not match:
         raise ValueError("the ending is .csv, .db or .txt, before what rotation adds")
     return Log(path, match[1], match[2], match[3] or "")
+
+
+def with_rotated(log: Log) -> list[Log]:
+    """Return the newest log that rotation left beside this one, and this one, if they are there."""
+    left = [Path(path) for path in rotated(str(log.path))]
+    newest = [path for path in left if LOG_NAME.fullmatch(path.name)][-1:]
+    return [log_at(path) for path in [*newest, log.path] if path.exists()]
 
 
 class Unreadable(Exception):
@@ -209,7 +217,7 @@ def checked(block: bytes, log: Log, number: int, skipped: Skipped) -> Iterator[b
 def table(rows: bytes, log: Log) -> DataFrame:
     """Return rows as a table; raise ValueError if there is a day or a reading that cannot be."""
     from numpy import array
-    from pandas import Categorical, DataFrame, read_csv
+    from pandas import Categorical, DataFrame, Series, read_csv
 
     columns = COLUMNS[3:5] if log.ending == ".txt" else COLUMNS
     fields = read_csv(
@@ -222,10 +230,8 @@ def table(rows: bytes, log: Log) -> DataFrame:
     if not (fields.humidity.between(*HUMIDITY) & fields.temperature.between(*TEMPERATURE)).all():
         raise ValueError("out of range")
     if log.ending == ".txt":
-        times, sensors = (
-            array(["NaT"], "datetime64[ns]").repeat(len(fields)),
-            [log.name] * len(fields),
-        )
+        times = array(["NaT"], "datetime64[ns]").repeat(len(fields))
+        sensors = Series(log.name, fields.index, dtype=object)
         fields["n"] = float("nan")
     else:
         times = array([line[:23] for line in rows.split(b"\n")[:-1]], "datetime64[ms]")

@@ -54,13 +54,13 @@ class Senders:
 
     def __init__(
         self,
-        stored: dict[str, int],
+        recovered: dict[str, int],
         keys: Container[str] | None,
         notices: Notices,
     ) -> None:
-        """Remember the names in `stored`, with the highest n of each; with keys only theirs."""
+        """Remember the names in `recovered`, with the highest n of each; with keys only theirs."""
         # Without keys anybody can have sent anything: that does not count once there are keys.
-        known = {name: n for name, n in stored.items() if keys is None or name in keys}
+        known = {name: n for name, n in recovered.items() if keys is None or name in keys}
         self.named = {name: Sender(n) for name, n in known.items()}
         self.plain: dict[str, Sender] = {}
         self.notices = notices

@@ -23,7 +23,7 @@ from dht22.drivers import (
 
 CONFIRM = 3  # reads at most, until two agree
 STEP = 20.0, 5.0  # %, °C: a larger one from a reading to the next has to be confirmed
-WAKE = 5.0  # seconds: after longer ones the sensor, which answers with its previous measurement, is woken
+WAKE = 5.0  # seconds: after longer ones the sensor is woken; it answers with its last measurement
 OFF = 5.0  # seconds without power that bring a hung sensor back
 
 
@@ -32,28 +32,29 @@ class NoReading(Exception):
 
 
 class Power:
-    """Feeds the sensor from a GPIO (2.5 mA at most), so that a hung one can be switched off and on."""
+    """Feeds the sensor from a GPIO (2.5 mA at most): a hung one can be switched off and on."""
 
-    def __init__(self, gpio: int) -> None:
+    def __init__(self, pin: int) -> None:
         try:
             from RPi import GPIO  # on a Pi 5 rpi-lgpio provides it
 
             GPIO.setwarnings(False)
             GPIO.setmode(GPIO.BCM)
-            GPIO.setup(gpio, GPIO.OUT, initial=GPIO.LOW)
+            GPIO.setup(pin, GPIO.OUT, initial=GPIO.LOW)
         except Exception as error:  # what it raises depends on the Pi and on who provides it
             raise NoDriver(
                 f"--power-pin cannot be used: {reason(error)}",
-                "It needs a package: sudo apt install python3-rpi.gpio, on a Pi 5 python3-rpi-lgpio",
+                "It needs a package: sudo apt install python3-rpi.gpio, on a Pi 5 the package"
+                " python3-rpi-lgpio",
             ) from None
         self.module = GPIO
-        self.gpio = gpio
+        self.pin = pin
         self.on = False
 
     def switch_on(self) -> None:
         """Feed the sensor and wait until it can be read; raise NoReading."""
         try:
-            self.module.output(self.gpio, self.module.HIGH)
+            self.module.output(self.pin, self.module.HIGH)
         except Exception as error:
             raise NoReading(f"cannot switch the sensor on ({reason(error)})") from None
         time.sleep(MIN_INTERVAL)
@@ -63,14 +64,14 @@ class Power:
         """Take the power away for as long as a hung sensor needs; the next read switches it on."""
         self.on = False
         try:
-            self.module.output(self.gpio, self.module.LOW)
+            self.module.output(self.pin, self.module.LOW)
         except Exception as error:
             say(f"cannot switch the sensor off ({reason(error)})")
             return
         time.sleep(OFF)
 
     def close(self) -> None:
-        self.module.cleanup(self.gpio)
+        self.module.cleanup(self.pin)
 
 
 class Sensor:
@@ -86,7 +87,7 @@ class Sensor:
         self.power = power
         self.tell = tell  # what each try came to
         self.ready = 0.0  # when the driver has rested (monotonic)
-        self.last: Values | None = None
+        self.previous: Values | None = None  # the last reading that was given
 
     def read(self, interval: float = 0.0) -> str:
         """Return a new reading as it is sent, `humidity,temperature`; raise NoReading.
@@ -100,15 +101,15 @@ class Sensor:
         if interval > WAKE:
             with suppress(NoReading):
                 self.measure()
-        self.last = self.confirmed()
-        return format_reading(*self.last)
+        self.previous = self.confirmed()
+        return format_reading(*self.previous)
 
     def confirmed(self) -> Values:
         """Return a measurement that agrees with an earlier one; raise NoReading.
 
         That is the last reading or, for the first reading and for a step, another measurement.
         """
-        seen = [self.last] if self.last else []
+        seen = [self.previous] if self.previous else []
         for number in range(CONFIRM):
             try:
                 values = self.measure()
@@ -196,7 +197,7 @@ def add_sensor_options(parser: Parser) -> None:
 def open_sensor(
     parser: Parser, options: argparse.Namespace, tell: Callable[[str], None] = lambda _: None
 ) -> Sensor:
-    """Return the sensor that the options name and report its driver; end the script if there is none.
+    """Return the sensor that the options name, and report its driver; end the script without one.
 
     tell is given a line for each try that fails and each value to be confirmed.
     """

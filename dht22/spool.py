@@ -7,12 +7,13 @@ import os
 import re
 import time
 from binascii import crc32
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from functools import cache
+from itertools import chain
 
-from dht22.console import say
-from dht22.linefile import LineFile, was_moved
+from dht22.console import counted, say
+from dht22.linefile import LineFile, replace, was_moved
 
 RETRY = 1.0  # seconds from one try of a spool that cannot be written to the next
 LONG = 200_000  # lines, after which the file is replaced by one with only what still waits
@@ -41,6 +42,14 @@ def checked(text: str) -> bytes:
     """Return `text` as a line of the spool."""
     content = text.encode("ascii")
     return b"%b,%08x\n" % (content, crc32(content))
+
+
+def fields_of(line: bytes) -> list[str]:
+    """Return the fields of a line of the spool; raise ValueError if it is damaged."""
+    match = LINE.fullmatch(line.rstrip(b"\n"))
+    if match is None or crc32(match[1]) != int(match[2], 16):
+        raise ValueError("damaged")
+    return match[1].decode("ascii").split(",", 4)
 
 
 class Waiting:
@@ -95,14 +104,20 @@ class Spool:
             if error.errno in (errno.EBUSY, errno.EINVAL):
                 raise
             self.fail(error)
-            with suppress(OSError):
-                waiting, _, _ = self.read()
-                if waiting:
-                    # Delivered without being struck out, they would stand twice at each start.
-                    say(
-                        f"readings that wait in {path}: {len(waiting)}; they are delivered when it"
-                        " can be written and the client is started again"
-                    )
+            self.report_left()
+
+    def report_left(self) -> None:
+        """Report what waits in a spool that can be read and not written.
+
+        Delivered without being struck out, it would stand twice on the logs at each start.
+        """
+        with suppress(OSError):
+            waiting, _, _ = self.read()
+            if waiting:
+                say(
+                    f"{counted(len(waiting), 'reading')} in {self.path}: delivered once it can be"
+                    " written and the client is started again"
+                )
 
     def load(self) -> tuple[list[Waiting], int | None, int]:
         """Return the readings that wait, the n of the first if it was sent, and the last n sent."""
@@ -117,23 +132,24 @@ class Spool:
     def read(self) -> tuple[list[Waiting], int, int]:
         """Return the readings that wait, and the last mark: a place and an n; raise OSError."""
         readings: list[Waiting] = []
-        place, n = -1, 0  # while there is no mark
+        place, n = -1, 0  # until there is a mark
         damaged = self.lines = 0
         with open(self.path, "rb") as file:
             for line in file:
                 self.lines += 1
-                match = LINE.fullmatch(line.rstrip(b"\n"))
-                if match is None or crc32(match[1]) != int(match[2], 16):
+                try:
+                    fields = fields_of(line)
+                    if fields[0] == "n":
+                        place, n = map(int, fields[1:])
+                    else:
+                        number, boot, since, wall, reading = fields
+                        readings.append(
+                            Waiting(int(number), boot, float(since), float(wall), reading)
+                        )
+                except ValueError:
                     damaged += 1
-                    continue
-                fields = match[1].decode("ascii").split(",", 4)
-                if fields[0] == "n":
-                    place, n = int(fields[1]), int(fields[2])
-                else:
-                    since, wall = float(fields[2]), float(fields[3])
-                    readings.append(Waiting(int(fields[0]), fields[1], since, wall, fields[4]))
         if damaged:
-            say(f"lines of {self.path} that cannot be read: {damaged}")
+            say(f"{self.path}: {counted(damaged, 'line')} cannot be read")
         return [each for each in readings if each.place >= place], place, n
 
     def is_empty(self) -> bool:
@@ -206,15 +222,14 @@ class Spool:
     def is_long(self) -> bool:
         return self.lines > self.rewrite_at
 
-    def rewrite(self, waiting: Iterable[Waiting]) -> None:
+    def rewrite(self, waiting: Collection[Waiting]) -> None:
         """Replace the file, which has grown long, by one with only what still waits."""
-        lines = [self.mark, *(each.line() for each in waiting)]
         try:
-            replace(self.path, b"".join(lines))
+            replace(self.path, chain([self.mark], (each.line() for each in waiting)))
         except OSError:  # the old one goes on; where there is no room for both, for long
             self.rewrite_at = self.lines + LONG
             return
-        self.lines = len(lines)
+        self.lines = 1 + len(waiting)
         self.owed = False
         self.rewrite_at = LONG
         try:
@@ -222,27 +237,3 @@ class Spool:
                 self.file.append(b"")  # opens it
         except OSError as error:
             self.fail(error)
-
-
-def replace(path: str, content: bytes) -> None:
-    """Replace a file, on the disk, or leave it as it is and raise OSError."""
-    new = path + ".new"
-    with suppress(FileNotFoundError):
-        os.unlink(new)  # of a client that was killed
-    # O_EXCL follows no link.
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with open(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-        os.replace(new, path)
-    except OSError:
-        os.unlink(new)
-        raise
-    with suppress(OSError):  # not every file system can do that
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

@@ -6,12 +6,14 @@ import re
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 
 import pytest
 
 from client import host, next_due
-from tools import lines
+from tools import ROOT, lines
 
 QUICK = {"drivers.MIN_INTERVAL": 0.001}
 
@@ -137,10 +139,10 @@ def test_what_can_be_a_host(text):
     "argv, code, error",
     [
         ([], 2, "the following arguments are required: SERVER"),
-        (["127.0.0.1", "--port", "0.5"], 2, "'0.5' is no port"),
-        (["127.0.0.1", "--port", "0"], 2, "'0' is no port"),
+        (["127.0.0.1", "--port", "0.5"], 2, "'0.5' is not a port"),
+        (["127.0.0.1", "--port", "0"], 2, "'0' is not a port"),
         (["127.0.0.1", "--interval", "1"], 2, "a sensor needs 2 s between readings (datasheet)"),
-        (["127.0.0.1", "--interval", "nan"], 2, "'nan' is no interval"),
+        (["127.0.0.1", "--interval", "nan"], 2, "'nan' is not an interval"),
         (["127.0.0.1", "--pin", "28"], 2, "'28' is no GPIO"),
         (["127.0.0.1", "--sensor", "DHT23"], 2, "invalid choice: 'DHT23'"),
         (
@@ -159,7 +161,7 @@ def test_what_can_be_a_host(text):
             (
                 ["--driver", "simulated", each],
                 2,
-                f"{each!r} is no host (a name or an address; a port",
+                f"{each!r} is not a host (a name or an address; a port",
             )
             for each in NO_HOSTS
         ],
@@ -171,6 +173,42 @@ def test_an_error_is_one_line(script, argv, code, error):
     *talk, last = client.err.splitlines()
     assert last.startswith("client.py: error: ") and error in last
     assert all(line.startswith("driver simulated") for line in talk)
+
+
+INTERRUPT = """
+import builtins, os, signal
+real = builtins.__import__
+def interrupted(name, *rest):
+    if name == {module!r} and os.environ.pop("INTERRUPT", None):
+        os.kill(os.getpid(), signal.SIGINT)
+    return real(name, *rest)
+builtins.__import__ = interrupted
+"""
+
+
+@pytest.mark.parametrize("name", ["client", "dht_read"])
+@pytest.mark.parametrize("module", ["argparse", "dht22.console", "dht22.sensor", "dht22.spool"])
+def test_ctrl_c_while_it_starts_shows_no_traceback(script, tmp_path, name, module):
+    """From the first line of the script on; what Python itself does before is not ours."""
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / "sitecustomize.py").write_text(INTERRUPT.format(module=module))
+    argv = ["127.0.0.1", "--name", "kitchen", "--spool", "spool"] if name == "client" else []
+    running = script(
+        *[name, *argv, "--driver", "simulated", "--count", 1],
+        path=[tmp_path / "early"],
+        env={"INTERRUPT": "1"},
+    )
+    late = module == "dht22.spool"  # main has begun
+    code = running.wait()
+    assert code == (0 if late else -signal.SIGINT), running.err
+    assert running.err == ("closing socket\n" if late and name == "client" else "") or (
+        late and name == "dht_read"
+    )
+
+
+def test_a_usage_error_without_a_stderr_has_its_exit_code(tmp_path):
+    command = f"exec {sys.executable} {ROOT}/client.py --port 2>&-"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -209,7 +247,7 @@ answers = [socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resoluti
 answers.append(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
 real = socket.getaddrinfo
 
-def getaddrinfo(host, *args, **keywords):
+def getaddrinfo(name, *args, **keywords):
     if answers:
         raise answers.pop()
     return real("127.0.0.1", *args, **keywords)

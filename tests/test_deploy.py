@@ -169,6 +169,10 @@ def test_logrotate_under_load(server, tmp_path):
     assert changed == 1, "the logs belong to whoever runs this test"
     (tmp_path / "conf").write_text(settings)
     (tmp_path / "conf").chmod(0o644)
+
+    def grown():
+        return all(len(lines(tmp_path / name)) > 20 for name in ("datalog.txt", "datalog.csv"))
+
     running = server("--quiet")
     going, sent = threading.Event(), []
     going.set()
@@ -176,12 +180,12 @@ def test_logrotate_under_load(server, tmp_path):
     thread.start()
     try:
         for _ in range(20):
-            for name in "datalog.txt", "datalog.csv":
-                until(lambda: len(lines(tmp_path / name)) > 20, f"{name} after a rotation")
+            until(grown, "lines in both logs after a rotation")
             subprocess.run(
                 [logrotate, "--force", "--state", tmp_path / "state", tmp_path / "conf"],
                 check=True,
             )
+        until(grown, "lines in both logs after the last rotation")
     finally:
         going.clear()
         thread.join()

@@ -19,7 +19,7 @@ UTC = timezone.utc
 
 def examine(*paths):
     """Return the examined readings by sensor, as report.py has them."""
-    table = readings.read([readings.log(str(path)) for path in paths], lambda text: None)[0]
+    table = readings.read([readings.log_at(path) for path in paths], lambda text: None)[0]
     return {name: figures.examine(rows) for name, rows in table.groupby("sensor", observed=True)}
 
 
@@ -296,7 +296,7 @@ def test_utc_stays_utc(tmp_path, zone, name):
 
 
 def latest(now_ms, *paths):
-    logs = [readings.log(str(path)) for path in paths]
+    logs = [readings.log_at(path) for path in paths]
     return figures.latest(logs, START + timedelta(milliseconds=now_ms))
 
 

@@ -20,7 +20,7 @@ def imported(path):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        found |= {part for name in names for part in name.split(".")[:2]}
+        found |= {name.removeprefix("dht22.").partition(".")[0] for name in names}
     return found
 
 
@@ -32,6 +32,14 @@ def test_a_script_imports_no_other_script(script):
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_no_script(room):
     assert not imported(ROOMS[room]) & SCRIPTS.keys()
+
+
+def test_the_map_names_each_room_below_those_that_it_imports():
+    lines = ast.get_docstring(ast.parse((ROOT / "dht22/__init__.py").read_text())).splitlines()
+    listed = [line.split()[0] for line in lines[1:] if line]
+    assert sorted(listed) == sorted(ROOMS)
+    for number, room in enumerate(listed):
+        assert imported(ROOMS[room]) & ROOMS.keys() <= set(listed[:number]), room
 
 
 def test_arrows_run_down_only():

@@ -742,9 +742,11 @@ def test_a_key_file_that_is_refused(script, tmp_path, content, mode):
             2,
             "--name attic differs from the key's, kitchen; leave it",
         ),
-        ("client", ["h", "--name", "küche"], 2, "'küche' is no name"),
-        ("client", ["h", "--name", "a,b"], 2, "'a,b' is no name"),
-        ("client", ["h", "--name", "k" * 33], 2, "is no name"),
+        ("client", ["h", "--name", "küche"], 2, "'küche' is not a name"),
+        ("client", ["h", "--name", "a,b"], 2, "'a,b' is not a name"),
+        ("client", ["h", "--name", "k" * 33], 2, "is not a name"),
+        ("client", ["h", "--name", "192.168.1.7"], 2, "'192.168.1.7' is not a name"),
+        ("client", ["h", "--key", "address"], 1, "cannot use the key in address (line 1 is not `"),
         ("client", ["h", "--spool", "spool"], 2, "--spool is for a named sensor; give a --name"),
         ("server", ["--keys", "one", "--log", "a.txt"], 2, "--keys needs a .csv or .db log"),
         (
@@ -754,14 +756,14 @@ def test_a_key_file_that_is_refused(script, tmp_path, content, mode):
             "cannot use the keys in none (No such file or directory)",
         ),
         ("server", ["--keys", ""], 1, "cannot use the keys in  (No such file or directory)"),
-        ("server", ["--new-key", "a b"], 2, "'a b' is no name"),
-        ("server", ["--new-key", ""], 2, "'' is no name"),
+        ("server", ["--new-key", "a b"], 2, "'a b' is not a name"),
+        ("server", ["--new-key", ""], 2, "'' is not a name"),
         *[
             (
                 "server",
                 ["--interval", each],
                 2,
-                f"{each!r} is no interval (whole seconds, 2 to 86400)",
+                f"{each!r} is not an interval (whole seconds, 2 to 86400)",
             )
             for each in ("1", "0", "86401", "x", "2.5", "", "-2", "1e3", "٢٢", "nan")
         ],
@@ -769,6 +771,7 @@ def test_a_key_file_that_is_refused(script, tmp_path, content, mode):
 )
 def test_an_error_is_one_line(script, tmp_path, prog, argv, code, error):
     write_keys(tmp_path / "one", ("kitchen", KITCHEN))
+    write_keys(tmp_path / "address", ("192.168.1.7", KITCHEN))
     write_keys(tmp_path / "two", ("kitchen", KITCHEN), ("attic", ATTIC))
     started = script(
         prog, *argv, "--port", 10001, *(["--driver", "simulated"] if prog == "client" else [])

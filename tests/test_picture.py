@@ -20,7 +20,7 @@ from made import MINUTE, row, write, write_day  # noqa: E402
 
 
 def examine(log):
-    table = readings.read([readings.log(str(log))], lambda text: None)[0]
+    table = readings.read([readings.log_at(log)], lambda text: None)[0]
     return {name: figures.examine(rows) for name, rows in table.groupby("sensor", observed=True)}
 
 
@@ -59,7 +59,7 @@ def test_names_stay_as_they_are(tmp_path, name):
     )
     sensors = examine(log)
     assert set(sensors) == {name, "192.168.1.7"}
-    assert set(legend(picture.draw(sensors))) == {name, "192.168.1.7", "suspicious"}
+    assert set(legend(picture.draw(sensors))) == {name, "192.168.1.7"}
 
 
 @pytest.mark.parametrize("sensors", [1, 2, 12])

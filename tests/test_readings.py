@@ -9,6 +9,7 @@ import sqlite3
 from contextlib import closing
 from datetime import datetime
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 
@@ -52,7 +53,7 @@ BAD = [  # line, reason
 
 def read(*paths):
     """Return the readings of logs, how many stood twice, and how many lines were skipped."""
-    return readings.read([readings.log(str(path)) for path in paths], lambda text: None)
+    return readings.read([readings.log_at(path) for path in paths], lambda text: None)
 
 
 def values(table):
@@ -233,7 +234,7 @@ PACKERS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.co
     ],
 )
 def test_the_name_of_a_log(name, ending, packing):
-    assert readings.log(f"some.csv/{name}")[2:] == (ending, packing)
+    assert readings.log_at(Path("some.csv", name))[2:] == (ending, packing)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,7 @@ def test_the_name_of_a_log(name, ending, packing):
 )
 def test_the_name_of_no_log(name):
     with pytest.raises(ValueError):
-        readings.log(name)
+        readings.log_at(Path(name))
 
 
 @pytest.mark.parametrize("packing", PACKERS)

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 import warnings
-from datetime import datetime, timezone
+from contextlib import closing
+from datetime import datetime, timedelta, timezone
 from statistics import fmean, stdev
 from types import SimpleNamespace
 
@@ -15,9 +16,10 @@ import pytest
 pytest.importorskip("pandas")
 
 import report  # noqa: E402
+from dht22 import figures  # noqa: E402
 from dht22.datagram import VERSION  # noqa: E402
 from dht22.figures import UNITS  # noqa: E402
-from made import HEADER, MINUTE, many, row, write, write_day  # noqa: E402
+from made import HEADER, MINUTE, START, many, row, write, write_day, write_db  # noqa: E402
 from tools import ROOT  # noqa: E402
 
 REPORT = ROOT / "report.py"
@@ -143,6 +145,37 @@ def test_local_times(tmp_path):
     assert "    2026-11-21T01:00+01:00  " in done.stdout
 
 
+def test_what_stands_beside_logs_is_passed_over(tmp_path, run):
+    rows = [row(minute * MINUTE, 40 + minute) for minute in range(9)]
+    with closing(write_db(tmp_path / "datalog.db", *rows)):
+        write(tmp_path / "datalog.csv", *rows)
+        write(tmp_path / "datalog.csv.1", *rows)
+        (tmp_path / "datalog.txt").write_text("74.3,25.7\n65.2,25.0\n")
+        (tmp_path / "datalog.publish").write_text("a position")
+        names = sorted(path.name for path in tmp_path.glob("datalog*"))
+        assert {"datalog.db-shm", "datalog.db-wal", "datalog.publish"} < set(names)
+        result = json.loads(run(*names, "--json").stdout)
+    assert (result["doubled"], result["skipped"]) == (18, 0)
+    assert {name: each["readings"] for name, each in result["sensors"].items()} == {
+        "datalog.txt": 2,
+        "kitchen": 9,
+    }
+
+
+def test_last_right_after_rotation(tmp_path, run):
+    """One reading tells no interval, and no reading tells of no sensor: the log before does."""
+    now = (figures.now() - START) // timedelta(milliseconds=1)
+    before = [row(now - minute * 10 * MINUTE, name=name) for minute in (3, 2, 1) for name in "ab"]
+    write(tmp_path / "datalog.csv.1", *before)
+    write(tmp_path / "datalog.csv", row(now - 2 * MINUTE, name="a"))
+    os.utime(write(tmp_path / "datalog.csv.2", row(0, name="gone")), (0, 0))
+    (tmp_path / "datalog.csv.bak").write_text("no log")
+    done = run("--last")
+    assert (done.returncode, done.stdout.count("usually every 600.0 s\n")) == (0, 2)
+    (tmp_path / "datalog.csv").unlink()
+    assert run("--last").returncode == 0
+
+
 def test_last(tmp_path, run):
     write(tmp_path / "datalog.csv", row(0), row(MINUTE))
     done = run("--last")
@@ -179,7 +212,15 @@ def test_last(tmp_path, run):
         (["datalog.txt", "--plot", "a.png"], 2, "a .txt log has no times; give the .csv or the"),
         (["datalog.csv", "datalog.txt", "--every", "1h"], 2, "a .txt log has no times; "),
         (["datalog.txt", "--last"], 2, "a .txt log has no times; "),
+        (["datalog.txt", "--live"], 2, "a .txt log has no times; "),
         (["--last", "--plot", "a.png"], 2, "--last goes with neither --plot nor --every"),
+        (["--live", "--json"], 2, "--live goes with --local alone"),
+        (["datalog.csv", "datalog.csv.1", "--live"], 2, "--live looks at one .csv"),
+        (["empty.db", "--live"], 2, "--live looks at one .csv"),
+        (["datalog.csv.gz", "--live"], 2, "--live looks at one .csv"),
+        (["--live", "datalog.csv"], 2, "argument --live: 'datalog.csv' is no number of minutes ("),
+        (["--live", "0"], 2, "argument --live: '0' is no number of minutes (1 to 9999; put LOG be"),
+        (["datalog.publish", "datalog.db-wal"], 2, "none of these files is a log"),
         *(
             ([f"--every={every}"], 2, f"argument --every: '{every}' is no time span (such as 30s, ")
             for every in ("", "h", "0h", "1", "1.5h", "-1h", "1y", "1 h", "nan", "\u0661h")

@@ -244,6 +244,45 @@ def test_a_hung_sensor_is_switched_off_and_on(script, tmp_path, hung):
     assert on - off >= 0.5
 
 
+@pytest.mark.parametrize(
+    "call", ["setup", "output 4 HIGH", "output 4 LOW", "cleanup"], ids=lambda call: call.split()[-1]
+)
+@pytest.mark.parametrize(
+    "error", ["TypeError()", "KeyError(4)", "struct.error('x')", "OSError(22)"]
+)
+def test_whatever_the_power_pin_s_package_raises_is_one_line(script, tmp_path, hung, call, error):
+    """It is no driver when it is set up, no reading when switched on, else reported."""
+    with open(hung / "RPi" / "GPIO.py", "a") as module:
+        module.write(f"""
+import struct
+note_it = note
+def note(*call):
+    note_it(*call)
+    if " ".join(map(str, call)).startswith("{call}"):
+        raise {error}
+""")
+    running = script(
+        *["client", "127.0.0.1", "--driver", "adafruit", "--interval", 0.02, "--power-pin", 4],
+        timers={"drivers.MIN_INTERVAL": 0.01, "sensor.OFF": 0.01},
+        path=[hung],
+    )
+    if call == "setup":
+        assert running.wait() == 1
+        assert running.err.startswith("client.py: error: --power-pin cannot be used: ")
+        assert running.err.count("\n") == 1
+        return
+    running.says(
+        {
+            "output 4 HIGH": "^no reading: cannot switch the sensor on",
+            "output 4 LOW": "^cannot switch the sensor off",
+            "cleanup": "^reading again, after 5 failed$",
+        }[call]
+    )
+    assert running.stop() == 0
+    assert "Traceback" not in running.err
+    assert ("cannot let go of a pin" in running.err) == (call == "cleanup")
+
+
 def test_without_a_power_pin_the_remedy_is_said_once(script, hung):
     running = script(
         "client", "127.0.0.1", "--driver", "adafruit", "--interval", 0.2, timers=SCALED, path=[hung]

@@ -87,11 +87,11 @@ def test_a_client_goes_on_when_the_server_is_back_and_each_address_is_told_apart
 @pytest.mark.parametrize(
     "argv, code, error",
     [
-        (["--port", "70000"], 2, "'70000' is no port"),
-        (["--port", "http"], 2, "'http' is no port"),
+        (["--port", "70000"], 2, "'70000' is not a port"),
+        (["--port", "http"], 2, "'http' is not a port"),
         (["--log", "datalog.json"], 2, "'datalog.json' does not end in .txt, .db, .csv"),
         (["--log", "a.txt", "--log", "b.txt"], 2, "two logs end alike"),
-        (["--count", "0"], 2, "'0' is no count"),
+        (["--count", "0"], 2, "'0' is not a count"),
         (["--logs", "a.txt"], 2, "unrecognized arguments"),
         (["--host", "192.0.2.99", "--port", "0"], 1, "cannot listen on 192.0.2.99"),
         (["--host", "no.such.host.invalid"], 1, "cannot listen on no.such.host.invalid"),

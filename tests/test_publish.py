@@ -1,0 +1,535 @@
+"""publish.py at a real mosquitto: what arrives, and what is reported when something is wrong."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from brokers import KEEPING, Mosquitto, Subscriber, Way, free_port
+from made import START, row
+from rotation import append, copy_and_truncate, rename_and_pack
+from tools import missing, needs, needs_namespaces, until
+
+FAST = {"mqtt.FIRST_RETRY": 0.05, "mqtt.LAST_RETRY": 0.1}
+
+
+@pytest.fixture
+def mosquitto(tmp_path):
+    """Start brokers with a configuration; stop them at the end."""
+    started = []
+
+    def start(*config):
+        started.append(Mosquitto(tmp_path, *config))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.wait()
+
+
+@pytest.fixture
+def subscriber(request):
+    """Start subscribers of a broker; stop them at the end."""
+
+    def start(*args, **keywords):
+        started = Subscriber(*args, **keywords)
+        request.addfinalizer(started.process.kill)
+        return started
+
+    return start
+
+
+@pytest.fixture
+def broker(mosquitto):
+    return mosquitto()
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / "datalog.csv"
+
+
+@pytest.fixture
+def publish(script):
+    """Start publish.py; it tries again soon."""
+    try:
+        import paho.mqtt.enums  # noqa: F401
+    except ImportError:
+        missing("paho-mqtt 2")
+
+    def start(*argv, **keywords):
+        return script("publish", *argv, **{"timers": FAST, **keywords})
+
+    return start
+
+
+def now(k=0):
+    """Return the milliseconds from the start of made logs to now, and k seconds more."""
+    return int((time.time() - START.timestamp() + time.timezone + k) * 1000)
+
+
+def test_readings_states_discovery_status(publish, broker, subscriber, log):
+    heard = subscriber(broker)
+    first = now(-2)
+    append(log, row(0, name="attic"), row(first), row(first + 1, name=""))
+    running = publish(broker.url, "--all", "--id", "me")
+    payloads = heard.wait_for("/reading/", 3)
+    assert heard.rows() == [row(0, name="attic"), row(first), row(first + 1, name="")]
+    assert "name" not in payloads[2] and "n" not in payloads[2]
+    heard.wait_for("/state/", 4)
+    assert {payload["client"] for payload in heard.payloads("/state/192-168-1-7-")} == {
+        "192.168.1.7"
+    }
+    assert heard.payloads("/state/kitchen")[0] == payloads[1]
+    assert heard.payloads("/state/attic") == [], "a backlog does not pass as now"
+    assert len(heard.payloads("homeassistant/sensor/dht22_kitchen/")) == 2
+    assert heard.payloads("dht22/status/me") == ["online"]
+    assert running.stop() == 0
+    assert heard.wait_for("dht22/status/me", 2) == ["online", "offline"]
+    assert re.fullmatch(
+        r"publishing datalog.csv from its beginning on\n"
+        rf"connected to 127.0.0.1:{broker.port} \(MQTT 5\)\n3 readings published\n",
+        running.err,
+    )
+    assert running.out == ""
+
+
+def test_killed_it_is_offline(publish, broker, subscriber, log):
+    heard = subscriber(broker)
+    append(log, row(0))
+    running = publish(broker.url, "--id", "me")
+    heard.wait_for("/status/", 1)
+    running.process.kill()
+    assert heard.wait_for("/status/", 2) == ["online", "offline"]
+
+
+def test_first_start_begins_at_the_end_and_the_next_where_it_was_left(
+    publish, broker, subscriber, log
+):
+    heard = subscriber(broker)
+    append(log, row(0), row(1))
+    running = publish(broker.url)
+    running.says("^publishing datalog.csv from its end on$")
+    append(log, row(2))
+    heard.wait_for_rows([row(2)])
+    assert running.stop() == 0
+    append(log, row(3))
+    running = publish(broker.url, "--all", "--once")
+    assert running.wait() == 0
+    assert "from where it was left on" in running.err
+    assert heard.rows() == [row(2), row(3)]
+
+
+def test_once(publish, broker, subscriber, log):
+    heard = subscriber(broker)
+    append(log, *map(row, range(3000)))
+    rename_and_pack(log)
+    append(log, row(3000))
+    running = publish(broker.url, "--once", "--all")
+    assert running.wait() == 0
+    assert heard.rows() == [row(k) for k in range(3001)]
+    assert "3001 readings published" in running.err
+
+
+def test_log_not_there_yet_rotated_and_removed(publish, broker, subscriber, log):
+    heard = subscriber(broker)
+    running = publish(broker.url)
+    running.says("^datalog.csv is not there yet; ")
+    for k, go in enumerate([rename_and_pack, copy_and_truncate, os.remove]):
+        append(log, row(2 * k))
+        heard.wait_for_rows([row(2 * k)])
+        append(log, row(2 * k + 1))
+        go(log)
+        for path in log.parent.glob("datalog.csv.1*"):
+            path.rename(f"{path}.{k}")
+    append(log, row(6))
+    heard.wait_for_rows([row(6)])
+    assert heard.rows() == [row(k) for k in range(7)]
+    assert running.stop() == 0
+
+
+def test_broker_away_at_the_start_and_later(publish, mosquitto, subscriber, log):
+    broker = mosquitto(*KEEPING)
+    heard = subscriber(broker)
+    broker.stop()
+    append(log, *map(row, range(10)))
+    running = publish(broker.url, "--all")
+    running.says(rf"^cannot connect to 127.0.0.1:{broker.port} \(.*Connection refused\); does a ")
+    expected = 10
+    for _ in range(2):
+        broker.start()
+        heard.wait_for_rows([row(k) for k in range(expected)])
+        broker.stop(signal.SIGKILL)
+        append(log, *map(row, range(expected, expected + 10)))
+        expected += 10
+    broker.start()
+    heard.wait_for_rows([row(k) for k in range(expected)])
+    assert running.stop() == 0
+    assert len(re.findall("^cannot connect", running.err, re.M)) <= 3, "once each time"
+    assert len(re.findall("^connected to", running.err, re.M)) == 3
+
+
+def test_broker_stopped_and_continued(publish, broker, subscriber, log):
+    heard = subscriber(broker)
+    running = publish(broker.url, timers={**FAST, "mqtt.PATIENCE": 0.3})
+    running.says("^connected")
+    broker.process.send_signal(signal.SIGSTOP)
+    append(log, *map(row, range(300)))
+    running.says(r"^lost .* \(no answer for 0 s\); ")
+    broker.process.send_signal(signal.SIGCONT)
+    heard.wait_for_rows([row(k) for k in range(300)])
+    assert running.stop() == 0
+
+
+def test_connection_cut_in_the_middle_of_a_packet(publish, broker, subscriber, log):
+    heard = subscriber(broker)
+    append(log, *map(row, range(3000)))
+    cuts = [700 + 1237 * k for k in range(10)]
+    way = Way(broker.port, cuts)
+    running = publish(way.url, "--all", "--no-discovery")
+    heard.wait_for_rows([row(k) for k in range(3000)])
+    assert running.stop() == 0
+    assert way.cuts == []
+    assert len(re.findall("^lost", running.err, re.M)) == 10
+
+
+def test_broker_of_mqtt_311(publish, broker, subscriber, log):
+    heard = subscriber(broker)
+    append(log, row(0))
+    running = publish(Way(broker.port, old=True).url, "--all")
+    heard.wait_for_rows([row(0)])
+    running.says(r"^connected to .* \(MQTT 3.1.1\)\nMQTT 3.1.1 does not tell what a broker denies")
+    assert running.stop() == 0
+    assert "cannot connect" not in running.err
+
+
+def test_the_next_broker_of_a_list(publish, mosquitto, subscriber, log):
+    brokers = [mosquitto(*KEEPING), mosquitto()]
+    heard = [subscriber(each) for each in brokers]
+    append(log, row(0))
+    running = publish(*[each.url for each in brokers], "--all")
+    heard[0].wait_for_rows([row(0)])
+    brokers[0].stop(signal.SIGKILL)
+    append(log, row(1))
+    heard[1].wait_for_rows([row(1)])
+    brokers[1].stop(signal.SIGKILL)
+    append(log, row(2))
+    brokers[0].start()
+    running.says(rf"connected to 127.0.0.1:{brokers[0].port} [^$]*" * 2)
+    heard[0].wait_for_rows([row(2)])
+    assert running.stop() == 0
+
+
+def test_password(publish, mosquitto, subscriber, log, tmp_path):
+    needs("mosquitto_passwd")
+    passwords = tmp_path / "passwords"
+    subprocess.run(["mosquitto_passwd", "-b", "-c", passwords, "ann o", "s:e cret"], check=True)
+    broker = mosquitto("allow_anonymous false", f"password_file {passwords}")
+    heard = subscriber(broker, "-u", "ann o", "-P", "s:e cret")
+    url = broker.url.replace("//", "//ann%20o@")
+    append(log, row(0))
+    for number, content in enumerate(["s:e cret\n", "wrong"]):
+        password = tmp_path / f"password{number}"
+        password.write_text(content)
+        password.chmod(0o600)
+    wrong = publish(url, "--all", "--state", "wrong", "--password-file", "password1")
+    none = publish(broker.url, "--all", "--state", "none")
+    told = r"^cannot connect to .* \(Not authorized\); check the user in the URL, the password"
+    for running in wrong, none:
+        running.says(told)
+    assert heard.rows() == []
+    running = publish(url, "--all", "--once", "--password-file", "password0", "--id", "a")
+    again = publish(url, "--all", "--once", "--state", "b", env={"MQTT_PASSWORD": "s:e cret"})
+    assert running.wait() == again.wait() == 0
+    assert heard.wait_for_rows([row(0)] * 2) == [row(0)] * 2
+    for running in wrong, none:
+        assert running.stop() == 0
+        assert len(re.findall(told, running.err, re.M)) == 1, "told once"
+
+
+def test_refused_readings_wait_in_the_log(publish, mosquitto, subscriber, log, tmp_path):
+    rights = tmp_path / "acl"
+    rights.write_text("topic read #\ntopic write dht22/status/#\n")
+    broker = mosquitto("allow_anonymous true", f"acl_file {rights}")
+    heard = subscriber(broker)
+    append(log, *map(row, range(50)), row(now()))
+    running = publish(broker.url, "--all")
+    running.says(
+        r"^refused dht22/reading/kitchen \(Not authorized\); readings wait in the log; "
+        r"may the user publish to dht22/#\?$"
+    )
+    until(lambda: broker.log.read_text().count("Denied PUBLISH") > 100, "further tries")
+    assert heard.rows() == []
+    with rights.open("a") as file:
+        file.write("topic write dht22/reading/#\n")
+    broker.process.send_signal(signal.SIGHUP)
+    heard.wait_for_rows([row(k) for k in range(50)])
+    running.says(
+        r"^refused homeassistant/sensor/.* \(Not authorized\); may the user publish to home"
+    )
+    running.says(
+        r"^refused dht22/state/kitchen \(Not authorized\); may the user publish to dht22/#"
+    )
+    append(log, row(51))
+    heard.wait_for_rows([row(51)])
+    assert running.stop() == 0
+    assert running.err.count("refused") == 3, "once each"
+    assert running.err.count("connected") == 1
+
+
+@pytest.fixture
+def certificates(tmp_path):
+    """Make a CA, and with it a certificate for localhost and one for a client."""
+    needs("openssl")
+
+    def openssl(*words):
+        subprocess.run(["openssl", *words], cwd=tmp_path, check=True, stderr=subprocess.DEVNULL)
+
+    new = ["req", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    openssl(*new, "-x509", "-days", "9", "-subj", "/CN=CA", "-keyout", "ca.key", "-out", "ca.pem")
+    for name in "localhost", "client":
+        openssl(*new, *f"-subj /CN={name} -keyout {name}.key -out {name}.csr".split())
+        (tmp_path / "extensions").write_text(f"subjectAltName=DNS:{name}\n")
+        openssl(
+            *f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 9".split(),
+            *f"-extfile extensions -out {name}.pem".split(),
+        )
+    return tmp_path
+
+
+def test_tls(publish, mosquitto, subscriber, log, certificates):
+    folder = certificates
+    tls = [
+        f"cafile {folder}/ca.pem",
+        f"certfile {folder}/localhost.pem",
+        f"keyfile {folder}/localhost.key",
+    ]
+    ports = free_port(), free_port()
+    broker = mosquitto(
+        "allow_anonymous true",
+        *[f"listener {ports[0]}", *tls],
+        *[f"listener {ports[1]}", *tls, "require_certificate true"],
+    )
+    heard = subscriber(broker)
+    append(log, row(0))
+    client = ["--cert", "client.pem", "--key", "client.key"]
+    told = {
+        (f"mqtts://localhost:{ports[0]}", "--cafile", "ca.pem"): "^connected to localhost",
+        (f"mqtts://localhost:{ports[1]}", "--cafile", "ca.pem", *client): "^connected to localhost",
+        (
+            f"mqtts://localhost:{ports[0]}",
+        ): r"CERTIFICATE_VERIFY_FAILED.*; is --cafile the broker's",
+        (
+            f"mqtts://127.0.0.1:{ports[0]}",
+            "--cafile",
+            "ca.pem",
+        ): "IP address mismatch.*; is --cafile",
+        (
+            f"mqtts://localhost:{ports[1]}",
+            "--cafile",
+            "ca.pem",
+        ): "equired.*; give a client certificate",
+        (f"mqtts://localhost:{broker.port}",): "^cannot connect to .*; it keeps trying",
+        (f"mqtt://localhost:{ports[0]}",): "^cannot connect to .*closed by the other side",
+    }
+    started = [
+        (publish(*argv, "--all", "--state", f"state{k}", "--id", f"id{k}"), pattern)
+        for k, (argv, pattern) in enumerate(told.items())
+    ]
+    for running, pattern in started:
+        running.says(pattern)
+    assert heard.wait_for_rows([row(0)] * 2) == [row(0)] * 2
+    for running, _ in started:
+        assert running.stop() == 0
+
+
+def test_two_publishers_with_one_id(publish, broker, log):
+    append(log, row(0))
+    pair = [publish(broker.url, "--id", "same", "--state", f"state{k}") for k in range(2)]
+    for running in pair:
+        running.says("^lost .*; .* another client the same id\\? give each publisher its own --id$")
+        assert running.stop() == 0
+
+
+def test_two_publishers_with_one_state(publish, broker, log):
+    append(log, row(0))
+    first = publish(broker.url, "--id", "a")
+    first.says("^connected")
+    for _ in range(3):
+        append(log, row(1))
+        second = publish(broker.url, "--id", "b")
+        assert second.wait() == 1
+        assert re.fullmatch(
+            r"publish.py: error: cannot use datalog.publish \(another publisher does\); "
+            r"give each its own --state\n",
+            second.err,
+        )
+    assert first.stop() == 0
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        ("notes\n", "it is none of publish.py, or torn"),
+        ('{"log": "datalog.csv", "file": "2026', "it is none of publish.py, or torn"),
+        ("[1]", "it is none of publish.py, or torn"),
+        ('{"log": "datalog.csv", "file": 1, "offset": 1}', "it is none of publish.py, or torn"),
+        (
+            '{"log": "b.csv", "file": "", "offset": 0, "line": "", "finished": []}',
+            "it is that of b.csv",
+        ),
+    ],
+)
+def test_state_that_is_of_no_use(publish, log, content, reason):
+    log.with_suffix(".publish").write_text(content)
+    running = publish("mqtt://127.0.0.1")
+    assert running.wait() == 1
+    assert running.err == (
+        f"publish.py: error: cannot use datalog.publish ({reason}); "
+        "give another --state, or remove it to begin anew\n"
+    )
+    assert log.with_suffix(".publish").read_text() == content
+
+
+def test_state_in_no_folder(publish):
+    running = publish("mqtt://127.0.0.1", "--state", "none/a")
+    assert running.wait() == 1
+    assert running.err == (
+        "publish.py: error: cannot use none/a (No such file or directory); "
+        "give another file as --state\n"
+    )
+
+
+def test_state_on_a_full_disk(publish, broker, subscriber, log, tmp_path):
+    needs_namespaces()
+    heard = subscriber(broker)
+    (tmp_path / "disk").mkdir()
+    mount = 'mount -t tmpfs -o size=64k tmpfs disk && exec "$@"'
+    prefix = ["unshare", "-rm", "sh", "-c", mount, "sh"]
+    running = publish(broker.url, "--state", "disk/state", prefix=prefix)
+    running.says("^connected")
+    enter = ["nsenter", "-t", str(running.process.pid), "-U", "-m", "--preserve-credentials"]
+    disk = tmp_path / "disk"
+    subprocess.run([*enter, "sh", "-c", f"cat /dev/zero > {disk}/zeros"], stderr=subprocess.DEVNULL)
+    append(log, row(0))
+    running.says(
+        r"^cannot save the position in disk/state \(No space left on device\); "
+        "after a restart, what is published from now on is published again$"
+    )
+    append(log, row(1))
+    heard.wait_for_rows([row(0), row(1)])
+    subprocess.run([*enter, "rm", f"{disk}/zeros"], check=True)
+    running.says("^the position is saved again in disk/state$")
+    kept = subprocess.run([*enter, "cat", f"{disk}/state"], check=True, stdout=subprocess.PIPE)
+    assert json.loads(kept.stdout)["line"] == row(1)
+    left = subprocess.run([*enter, "ls", disk], check=True, stdout=subprocess.PIPE, text=True)
+    assert left.stdout == "state\n"
+    assert running.stop() == 0
+    assert running.err.count("cannot save") == 1
+
+
+@pytest.mark.parametrize("scheme", ["mqtt", "mqtts"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_while_the_broker_does_not_answer(publish, log, scheme, number):
+    append(log, row(0))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        running = publish(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}")
+        with silent.accept()[0]:
+            begun = time.monotonic()
+            assert running.stop(number) == 0
+            assert time.monotonic() - begun < 2
+    assert running.err.endswith("0 readings published\n")
+
+
+def test_stopped_while_it_waits_for_the_next_try(publish, log):
+    append(log, row(0))
+    running = publish(f"mqtt://127.0.0.1:{free_port()}", timers={"mqtt.FIRST_RETRY": 60.0})
+    running.says("^cannot connect")
+    assert running.stop() == 0
+    assert json.loads(log.with_suffix(".publish").read_text())["line"] == row(0)
+
+
+def test_stopped_under_load_nothing_is_published_twice(publish, broker, subscriber, log):
+    heard = subscriber(broker)
+    append(log, *map(row, range(5000)))
+    for _ in range(3):
+        before = len(heard.rows())
+        running = publish(broker.url, "--all")
+        until(lambda: len(heard.rows()) > before + 500, "readings")
+        assert running.stop() == 0
+    assert publish(broker.url, "--once").wait() == 0
+    assert heard.wait_for_rows([row(4999)]) == [row(k) for k in range(5000)]
+    assert heard.payloads("/status/") == ["online", "offline"] * 4
+
+
+@pytest.mark.parametrize(
+    "argv, reason",
+    [
+        ([], "the following arguments are required: URL"),
+        (["host"], "'host' is no URL like mqtt://host or mqtts://user@host:8883"),
+        (["http://host"], "'http://host' is no URL like"),
+        (["mqtt://host:x"], "'mqtt://host:x' is no URL like"),
+        (["mqtt://host:99999"], "'mqtt://host:99999' is no URL like"),
+        (["mqtt://[::1"], "is no URL like"),
+        (["mqtt:///prefix"], "is no URL like"),
+        (["mqtt://host?a"], "is no URL like"),
+        (["mqtt://me:secret@host"], "a password is given by --password-file or MQTT_PASSWORD"),
+        (["mqtt://host/a.b"], "'a.b' is no prefix of topics"),
+        (["mqtt://host/a/+"], "'a/+' is no prefix of topics"),
+        (["mqtt://a/b", "mqtt://c/d"], "the URLs have different prefixes"),
+        (["mqtt://a", "--log", "datalog.txt"], "'datalog.txt' does not end in .csv"),
+        (["mqtt://a", "--id", "a/b"], "'a/b' is none"),
+        (["mqtt://a", "--cafile", "ca.pem"], "--cafile and --cert are for mqtts://"),
+        (["mqtts://a", "--key", "key.pem"], "--key needs --cert"),
+        (["mqtt://a", "--password-file", "x"], "--password-file needs a user"),
+    ],
+)
+def test_usage(argv, reason, capsys):
+    import publish
+
+    with pytest.raises(SystemExit) as ended:
+        publish.main(argv)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert reason in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv, reason",
+    [
+        (["mqtt://me@a", "--password-file", "none"], "cannot read the password in none"),
+        (["mqtt://me@a", "--password-file", "open"], "cannot use open (others can read it); chmod"),
+        (["mqtts://a", "--cafile", "none"], "cannot use none ("),
+        (["mqtts://a", "--cafile", "open"], "cannot use open ("),
+        (["mqtts://a", "--cert", "open"], "cannot use open ("),
+    ],
+)
+def test_files_that_are_of_no_use(publish, tmp_path, argv, reason):
+    (tmp_path / "open").write_text("x")
+    (tmp_path / "open").chmod(0o644)
+    running = publish(*argv)
+    assert running.wait() == 1
+    assert running.err.startswith(f"publish.py: error: {reason}") and running.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("version", ["", "MQTTv5 = 5\n"], ids=["none", "1.6"])
+def test_without_paho_mqtt_2(publish, tmp_path, version):
+    package = tmp_path / "packages" / "paho" / "mqtt"
+    package.mkdir(parents=True)
+    for folder in package.parent, package:
+        (folder / "__init__.py").write_text("")
+    if version:
+        (package / "client.py").write_text(f"class Client: pass\n{version}")
+    running = publish("mqtt://a", path=[tmp_path / "packages"], timers=None)
+    assert running.wait() == 1
+    assert re.fullmatch(
+        r"publish.py: error: cannot start without paho-mqtt 2 \(.*\); sudo apt install .*\n",
+        running.err,
+    )
+    assert publish("--help", path=[tmp_path / "packages"], timers=None).wait() == 0
