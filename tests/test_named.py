@@ -823,8 +823,8 @@ delivery.FIRST_SILENCE = delivery.SILENCE = 0.3
 from dht22 import link
 link.LOOK_UP = 0.1
 link.LOOK_UP_REST = 0
-resolve = link.resolve_all
-link.resolve_all = lambda *name: time.sleep(0.4) or resolve(*name)
+resolve = link.resolve
+link.resolve = lambda *name: time.sleep(0.4) or resolve(*name)
 """,
     )
     read = []
