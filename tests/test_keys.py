@@ -607,6 +607,7 @@ def test_at_the_last_n_nothing_is_sent_and_the_readings_are_kept(desktop, script
     with pytest.raises(socket.timeout):
         while True:
             assert parse(desktop.recv(300))[1].n <= LAST_N
+    until(lambda: client.out.count("\n") > 7, "eight readings")
     assert client.stop() == 0
     read = client.out.splitlines()
     if last == LAST_N - 10**6:
