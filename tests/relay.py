@@ -16,16 +16,25 @@ class Relay:
 
     Each client has a socket of its own towards the server. loss, doubled and late are shares of
     the datagrams. `server` is the server's present port: a restarted server may take another.
-    `watch` is called with each answer before it is passed on.
+    `watch` is called with each answer before it is passed on, `passed` with each datagram that
+    reaches the server.
     """
 
     def __init__(
-        self, server=0, seed=0, loss=0.0, doubled=0.0, late=0.0, watch=lambda answer: None
+        self,
+        server=0,
+        seed=0,
+        loss=0.0,
+        doubled=0.0,
+        late=0.0,
+        watch=lambda answer: None,
+        passed=lambda datagram: None,
     ):
         self.server = server
         self.dice = random.Random(seed)
         self.loss, self.doubled, self.late = loss, doubled, late
         self.watch = watch
+        self.passed = passed
         self.front = self.bound()
         self.port = self.front.getsockname()[1]
         self.back = {}  # a client's address -> the socket that stands for it at the server
@@ -69,8 +78,11 @@ class Relay:
                     self.accept(datagram, self.front, self.clients[sock])
             while self.under_way and self.under_way[0][0] <= time.monotonic():
                 _, _, datagram, sock, peer = heapq.heappop(self.under_way)
-                if peer or self.server:
-                    sock.sendto(datagram, peer or ("127.0.0.1", self.server))
+                if peer:
+                    sock.sendto(datagram, peer)
+                elif self.server:
+                    self.passed(datagram)
+                    sock.sendto(datagram, ("127.0.0.1", self.server))
 
     def accept(self, datagram, sock, peer):
         """Decide by chance how often and when a datagram arrives; without a peer, at the server."""

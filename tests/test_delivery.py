@@ -652,6 +652,17 @@ def test_a_spool_torn_at_any_byte(tmp_path, monkeypatch):
         )
 
 
+def test_a_first_reading_that_was_spooled_before_it_was_sent_has_no_n(tmp_path):
+    """As after SIGTERM between the two: it must be sent with an n of its own, not with 0."""
+    path = tmp_path / "a.spool"
+    written = spool.Spool(str(path))
+    assert written.write([written.stamp("50.0,20.1")])
+    written.file.file.close()
+    waiting, n, highest = spool.Spool(str(path)).load()
+    assert [each.reading for each in waiting] == ["50.0,20.1"]
+    assert (n, highest) == (None, 0)
+
+
 def test_an_answer_follows_a_sync_of_every_log(tmp_path):
     """What the logs held at the start counts too: a killed server may not have synced it."""
     trace, *_ = short_run(tmp_path / "run", BOTH, "server", "write,fsync,sendto")
