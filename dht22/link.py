@@ -103,17 +103,18 @@ class Link:
             with stop.interruptible():
                 time.sleep(pause)
             return b""
-        with stop.interruptible():
-            readable, _, _ = select.select([self.sock], [], [], pause)
-        if not readable:
-            return b""
-        self.take_error()
         try:
+            with stop.interruptible():
+                readable, _, _ = select.select([self.sock], [], [], pause)
+            if not readable:
+                return b""
+            self.take_error()
             return self.sock.recv(LIMIT + 1) if self.sock else b""
         except BlockingIOError:  # there was an error only
             return b""
-        except OSError as error:  # where they are not reported in another way, as on Windows
+        except OSError as error:  # of an earlier datagram, as on Windows, or for want of memory
             self.fail(error)
+            self.close()  # with a new socket it cannot come again at once
             return b""
 
     def take_error(self) -> None:
