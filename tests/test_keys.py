@@ -604,6 +604,7 @@ def test_at_the_last_n_nothing_is_sent_and_the_readings_are_kept(desktop, script
     with pytest.raises(TimeoutError):
         while True:
             assert parse(desktop.recv(300))[1].n <= LAST_N
+    until(lambda: len(client.out.splitlines()) > 6)
     assert client.stop() == 0
     read = client.out.splitlines()
     if last == LAST_N - 10**6:
