@@ -224,7 +224,7 @@ class Spool:
             return False
 
     def is_long(self) -> bool:
-        return self.lines > self.rewrite_at
+        return self.file is not None and self.lines > self.rewrite_at
 
     def rewrite(self, waiting: Collection[Waiting]) -> None:
         """Replace the file, which has grown long, by one with only what still waits."""

@@ -249,6 +249,15 @@ def test_rotation(tmp_path, ending):
     assert path.read_text() == whole
 
 
+def test_a_database_goes_on_after_an_append_that_failed_half_way(tmp_path):
+    database = logs.DbLog(str(tmp_path / "log.db"), print)
+    with pytest.raises(OSError):
+        database.append([ROW, (*ROW[:4], [])])  # SQLite takes no list
+    database.append([(*ROW[:3], "60.0,30.0", "")])
+    with sqlite3.connect(tmp_path / "log.db") as connection:
+        assert connection.execute("SELECT humidity FROM reading").fetchall() == [(60.0,)]
+
+
 @pytest.mark.parametrize("log", [b"", b"1.0,1.0\n"])
 def test_a_failed_append_or_flush_leaves_nothing(tmp_path, monkeypatch, log):
     path = tmp_path / "log.txt"

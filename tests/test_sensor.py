@@ -70,6 +70,8 @@ A, B, NEAR, FAR = (50.0, 20.0), (50.4, 20.1), (70.0, 25.0), (25.0, 10.0)
     [
         ([A, B, B], ["50.4,20.1", "50.4,20.1"]),  # the first is confirmed by the next
         ([A, NEAR], ["70.0,25.0"]),  # agrees: 20 % and 5 °C
+        ([A, (70.1, 20.0), A], ["50.0,20.0"]),  # does not
+        ([A, (50.0, 25.1), A], ["50.0,20.0"]),
         ([A, None, B], ["50.4,20.1"]),  # a failed one counts
         ([FAR, A, B], ["50.4,20.1"]),  # a glitch as the very first
         ([A, None, None, B, B], [None, "50.4,20.1"]),

@@ -14,6 +14,7 @@ import time
 
 import pytest
 
+from dht22.console import Screen
 from tools import ROOT, lines, needs, needs_namespaces, send, until
 
 STAMPED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z,127\.0\.0\.1,,74\.3,25\.7,")
@@ -28,7 +29,8 @@ def test_logs_text_and_csv_and_prints(server, tmp_path):
     assert header == "time,client,name,humidity,temperature,n"
     assert len(rows) == 2 and all(STAMPED.fullmatch(row) for row in rows)
     assert re.fullmatch(r"(\d\d:\d\d:\d\d 127\.0\.0\.1 74\.3,25\.7\n){2}", running.out)
-    running.says(r"^on the Pi: python3 client.py \S+ --port \d+( \(or [^.]+\.local\))?$")
+    address = r"[^.]+\.local --port \d+|(\d+\.){3}\d+ --port \d+ \(or [^.]+\.local\)"
+    running.says(rf"^on the Pi: python3 client.py ({address})$")
     assert running.err.endswith("2 readings logged\n127.0.0.1: 2 readings\n")
 
 
@@ -181,6 +183,28 @@ def test_logging_goes_on_without_a_reader_of_stdout(server, tmp_path):
     assert all(line.endswith(" 127.0.0.1 50.0,20.0\n") for line in printed), (
         "what is printed is whole lines"
     )
+
+
+def test_what_a_slow_reader_has_no_room_for_is_left_out_line_by_line():
+    reader, writer = os.pipe()
+    with open(reader, "rb", buffering=0) as pipe, open(writer, "w") as stream:
+        screen = Screen(stream)
+        screen.show("74.3,25.7\n" * 20_000)
+        shown = pipe.read(50_000)
+        screen.show("74.3,25.7\n" * 20_000)
+        stream.close()
+        shown += pipe.read()
+        assert len(shown) < 400_000 and set(shown.splitlines()) == {b"74.3,25.7"}
+
+
+def test_the_last_notices_are_shown_at_the_end(server, tmp_path):
+    running = server()
+    send(running.port, b"first")
+    running.says("^refused")
+    send(running.port, b"second", b"50.0,20.0")  # within a second of that notice
+    until(lambda: lines(tmp_path / "datalog.txt"))
+    assert running.stop() == 0
+    assert "refused 127.0.0.1: not a reading: b'second'" in running.err
 
 
 def test_logging_goes_on_without_a_reader_of_stderr(script, tmp_path):

@@ -168,8 +168,10 @@ def test_a_spool_that_cannot_be_opened_tells_what_waits_in_it(path, said, monkey
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(room, "LineFile", read_only)
+    monkeypatch.setattr(room, "LONG", 3)
     spool = Spool(path)
     assert spool.load() == ([], None, 0)
+    assert not spool.is_long(), "it is not replaced by one without them"
     assert not spool.write(waiting(9))
     spool.clear()
     assert said == [
