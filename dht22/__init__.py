@@ -3,7 +3,7 @@
 datagram    readings and acknowledgements as they are sent
 console     options, errors of one line, output that never waits
 stop        Ctrl+C and SIGTERM
-sockets     the address of a host
+resolve     the addresses of a host
 linefile    files that whole lines are appended to, safe against crashes
 
 drivers     the ways to the sensor                                      the Pi

@@ -14,7 +14,7 @@ from typing import IO
 from urllib.parse import quote
 
 from dht22.console import say
-from dht22.linefile import LINE
+from dht22.linefile import LONGEST_LINE
 from dht22.logs import NAMED_ROW, PACKED, rotated
 
 try:
@@ -91,7 +91,7 @@ def blocks(file: IO[bytes]) -> Iterator[bytes]:
     for block in iter(lambda: file.read1(BLOCK), b""):  # type: ignore[attr-defined]
         lines, _, rest = (rest + block).rpartition(b"\n")
         yield lines + b"\n"
-        rest = rest[-LINE:]  # no line of ours is longer
+        rest = rest[-LONGEST_LINE:]  # no line of ours is longer
 
 
 def recover_db(path: str, progress: Progress) -> Iterator[tuple[str, int]]:

@@ -12,13 +12,13 @@ from collections import deque
 
 from dht22.console import say
 from dht22.datagram import LIMIT
-from dht22.sockets import resolve_all
+from dht22.resolve import resolve
 from dht22.stop import Stop
 
-QUIET = 10.0  # seconds without an error, after a datagram, until the way counts as good again
+QUIET = 10.0  # seconds without an error after a datagram, until the way counts as good again
 LOOK_UP = 1.0  # seconds from one look-up to the next, at least
-LOOK_UP_REST = 9  # times as long as a look-up took there is no other: a tenth of the time at most
-PAUSE = 1.0  # seconds to wait for a datagram at most; the sender then looks what else is due
+LOOK_UP_REST = 9  # times as long as a look-up took until the next: at most a tenth of the time
+PAUSE = 1.0  # seconds to wait for a datagram at most; then the sender checks what else is due
 IP_RECVERR, IPV6_RECVERR = 11, 25  # Linux, ip(7) and ipv6(7); Python names them from 3.14 on
 
 
@@ -62,17 +62,20 @@ class Link:
         """Look the server's name up, which can take many seconds."""
         began = time.monotonic()
         try:
-            found = resolve_all(self.host, self.port)
+            found = resolve(self.host, self.port)
         except OSError as error:
             self.failed_at = time.monotonic()
             self.report(
                 "look-up", f"cannot look up {self.host} ({error.strerror}); it keeps trying"
             )
         else:
-            if not self.addresses or found[0] != self.addresses[0]:
-                self.close()
+            current = self.addresses[0] if self.addresses else None
             self.addresses = deque(found)
             self.untried = len(found)
+            if current in found:  # it goes on with this one
+                self.addresses.rotate(-found.index(current))
+            else:
+                self.close()
         now = time.monotonic()
         self.look_up_at = now + max(LOOK_UP, LOOK_UP_REST * (now - began))
 
@@ -148,6 +151,11 @@ class Link:
         if len(self.addresses) > 1:
             self.addresses.rotate(-1)
             self.close()  # an answer to the former address is not awaited, nor an error
+
+    def doubt(self) -> None:
+        """Turn to the next address, and let the name be looked up again."""
+        self.turn()
+        self.untried = 0
 
     def report(self, kind: object, line: str) -> None:
         """Report trouble of this kind, once until the way is good again."""

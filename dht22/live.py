@@ -31,11 +31,11 @@ class Recent:
         self.period = timedelta(minutes=minutes)
         self.follower = Follower(log.path, Position(), say)
         self.follower.skip()
-        self.rows: dict[bytes, None] = {}  # what is logged just now may come by both ways
+        self.rows: dict[bytes, None] = {}  # what is logged meanwhile comes twice
         oldest = self.oldest()
         for block in (block for each in with_rotated(log) for block in blocks(each)):
             for line in BytesIO(block):
-                if line >= oldest and is_row(line, log.ending):
+                if line >= oldest and line.endswith(b"\n") and is_row(line, log.ending):
                     self.rows[line] = None
 
     def oldest(self) -> bytes:

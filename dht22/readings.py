@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from dht22.console import say
-from dht22.datagram import HUMIDITY, TEMPERATURE, parse
+from dht22.datagram import HUMIDITY_RANGE, TEMPERATURE_RANGE, parse
 from dht22.logs import COLUMNS, CSV_HEADER, PACKED, READING, ROW, TEXT_WHOLE, WHOLE, rotated
 
 if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
@@ -219,7 +219,9 @@ def table(rows: bytes, log: Log) -> DataFrame:
         na_values={"n": [""]},
         dtype={"client": object, "name": object, "n": float},  # n is below 2 ** 53: exact
     )
-    if not (fields.humidity.between(*HUMIDITY) & fields.temperature.between(*TEMPERATURE)).all():
+    is_humidity = fields.humidity.between(*HUMIDITY_RANGE)
+    is_temperature = fields.temperature.between(*TEMPERATURE_RANGE)
+    if not (is_humidity & is_temperature).all():
         raise ValueError("out of range")
     if log.ending == ".txt":
         times = array(["NaT"], "datetime64[ns]").repeat(len(fields))

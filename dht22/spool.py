@@ -13,7 +13,7 @@ from functools import cache
 from itertools import chain
 
 from dht22.console import counted, say
-from dht22.linefile import LineFile, was_moved
+from dht22.linefile import LineFile, replace, was_moved
 
 RETRY = 1.0  # seconds from one try of a spool that cannot be written to the next
 LONG = 200_000  # lines, after which the file is replaced by one with only what still waits
@@ -55,8 +55,8 @@ def fields_of(line: bytes) -> list[str]:
 class Waiting:
     """A reading that waits, and when it was read.
 
-    Its place grows from one reading to the next. The time is told by two clocks, because a Pi has
-    none that goes on after a power cut: seconds since the start of the machine, in this boot, and
+    Its place grows from one reading to the next. The time is kept by two clocks, because a Pi's
+    clock does not run while it is off: seconds since the machine started, valid in this boot, and
     seconds since 1970, if the clock was right.
     """
 
@@ -81,10 +81,14 @@ class Waiting:
 class Spool:
     """The readings that wait, on the disk.
 
-    The file has a line for each reading, and before an n is sent for the first time a mark, the
-    line `n,place,n`: the n belongs to the reading at this place, and what stands at earlier places
-    is done. A mark that cannot be written is owed: it is the first to be written when there is
-    room again.
+    The file has a line for each reading, which begins with its place, and a mark for each n, which
+    is written before that n is sent for the first time:
+
+        7,BOOT_ID,1234.567890,1763719202.123456,74.3,25.7,CHECKSUM
+        n,7,1763719203000000,CHECKSUM
+
+    The mark says that this n belongs to the reading at place 7, and that all earlier places are
+    done. A mark that cannot be written is owed: it is written first when there is room again.
     """
 
     def __init__(self, path: str) -> None:
@@ -237,27 +241,3 @@ class Spool:
                 self.file.append(b"")  # opens it
         except OSError as error:
             self.fail(error)
-
-
-def replace(path: str, lines: Iterable[bytes]) -> None:
-    """Replace a file, on the disk, or leave it as it is and raise OSError."""
-    new = path + ".new"
-    with suppress(FileNotFoundError):
-        os.unlink(new)  # of a client that was killed
-    # O_EXCL follows no link.
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with open(fd, "wb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(fd)
-        os.replace(new, path)
-    except OSError:
-        os.unlink(new)
-        raise
-    with suppress(OSError):  # not every file system can do that
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

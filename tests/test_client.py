@@ -247,7 +247,7 @@ answers = [socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resoluti
 answers.append(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
 real = socket.getaddrinfo
 
-def getaddrinfo(host, *args, **keywords):
+def getaddrinfo(name, *args, **keywords):
     if answers:
         raise answers.pop()
     return real("127.0.0.1", *args, **keywords)

@@ -175,8 +175,8 @@ def names(*hosts):
     """Return Python that lets the name `desktop` have these addresses."""
     return f"""
 from dht22 import link
-resolve = link.resolve_all
-link.resolve_all = lambda host, port: [resolve(each, port)[0] for each in {hosts!r}]
+resolve = link.resolve
+link.resolve = lambda host, port: [resolve(each, port)[0] for each in {hosts!r}]
 """
 
 
@@ -250,12 +250,13 @@ def way(monkeypatch):
     """Return a link to a name that was looked up, and the list of its look-ups."""
     look_ups = []
 
-    def resolve_all(host, port):
+    def resolve(host, port):
         look_ups.append(host)
         return [(socket.AF_INET, ("127.0.0.1", 9))]
 
-    monkeypatch.setattr(room, "resolve_all", resolve_all)
+    monkeypatch.setattr(room, "resolve", resolve)
     monkeypatch.setattr(room, "LOOK_UP", 0.0)
+    monkeypatch.setattr(room, "LOOK_UP_REST", 0)
     link = Link("desktop", 9)
     link.look_up()
     yield link, look_ups
@@ -271,6 +272,19 @@ def test_a_look_up_never_stands_before_a_reading_whose_address_is_known(way):
     assert plain.send("50.0,20.0") and len(look_ups) == 1
     plain.serve(time.monotonic(), Stop())
     assert len(look_ups) == 2
+
+
+def test_silence_turns_to_the_next_address_and_asks_for_a_look_up(way, monkeypatch):
+    """Which goes on with the address that is used, if it is one still."""
+    link, look_ups = way
+    a, b, c = ((socket.AF_INET, (f"127.0.0.{number}", 9)) for number in (1, 2, 3))
+    for found, used in ([a, b], a), ([a, b], b), ([b, c, a], a), ([c, b], b), ([a], a):
+        monkeypatch.setattr(room, "resolve", lambda host, port: found)  # noqa: B023
+        link.look_up()
+        assert link.addresses[0] == used
+        assert not link.wants_look_up()
+        link.doubt()
+        assert link.wants_look_up()
 
 
 def test_each_kind_of_trouble_is_reported_once_until_the_way_is_good(way, monkeypatch):

@@ -455,6 +455,67 @@ def test_what_was_delivered_while_the_disk_was_full_stands_once_after_it_had_roo
     assert delivered[-5:] == again.read()
 
 
+def test_a_spool_that_is_removed_is_written_again_with_all_that_waits(sensor, server, tmp_path):
+    port = free_port()
+    spool = tmp_path / "kitchen0.spool"
+    client = sensor(port, "--interval", 0.02)
+    until(lambda: len(lines(spool)) > 10)
+    already = len(client.read())
+    spool.unlink()
+    until(lambda: len(lines(spool)) > already + 10)
+    client.stop(signal.SIGKILL)
+    server("--quiet", port=port)
+    again = sensor(port, "--count", 1)
+    assert again.wait() == 0
+    delivered = logged(tmp_path / "datalog.csv")
+    assert delivered == client.read()[: len(delivered) - 1] + again.read()
+    assert len(delivered) > already + 10
+
+
+def test_the_spool_is_emptied_as_soon_as_all_is_acknowledged(sensor, server, tmp_path):
+    port = free_port()
+    client = sensor(port, "--interval", 0.3)
+    until(lambda: size(tmp_path / "kitchen0.spool"))
+    server("--quiet", port=port)
+    until(lambda: logged(tmp_path / "datalog.csv") == client.read())
+    until(lambda: size(tmp_path / "kitchen0.spool") == 0)
+    assert client.process.poll() is None
+
+
+def test_at_the_end_a_spool_that_could_not_be_written_is_tried_once_more(sensor, tmp_path):
+    client = sensor(
+        free_port(),
+        *["--interval", 0.01],
+        setup="""
+import os
+from dht22 import linefile
+spool.RETRY = 60
+write, full = linefile.LineFile.append, True
+
+def append(self, lines):
+    if full and lines:
+        raise OSError(28, "No space left on device")
+    write(self, lines)
+
+linefile.LineFile.append = append
+close = delivery.Delivery.close
+
+def freed(self):
+    global full
+    full = False
+    close(self)
+
+delivery.Delivery.close = freed
+""",
+    )
+    client.says("^cannot write the spool")
+    until(lambda: len(client.read()) > 20)
+    assert client.stop() == 0
+    client.says(f"^{len(client.read())} readings left in the spool$")
+    assert "lost" not in client.err
+    assert len(lines(tmp_path / "kitchen0.spool")) == len(client.read()) + 1
+
+
 def test_past_its_bound_the_queue_drops_the_oldest_and_says_so(sensor, server, tmp_path):
     port = free_port()
     client = sensor(port, "--interval", 0.002, "--count", 300, setup="delivery.QUEUE = 50\n")
@@ -762,8 +823,8 @@ delivery.FIRST_SILENCE = delivery.SILENCE = 0.3
 from dht22 import link
 link.LOOK_UP = 0.1
 link.LOOK_UP_REST = 0
-resolve = link.resolve_all
-link.resolve_all = lambda *name: time.sleep(0.4) or resolve(*name)
+resolve = link.resolve
+link.resolve = lambda *name: time.sleep(0.4) or resolve(*name)
 """,
     )
     read = []

@@ -179,6 +179,23 @@ def test_a_spool_that_cannot_be_opened_tells_what_waits_in_it(path, said, monkey
     assert Path(path).read_bytes() == before
 
 
+def test_what_is_written_is_synced_before_it_counts(path, said, monkeypatch):
+    spool = Spool(path)
+    calls = []
+    monkeypatch.setattr(spool.file, "append", lambda lines: calls.append("append"))
+    monkeypatch.setattr(spool.file, "flush", lambda: calls.append("flush"))
+    spool.owe(0, N)
+    assert spool.write(waiting(0, 1)) and calls == ["append", "flush"]
+    assert spool.write([]) and calls == ["append", "flush"], "nothing to write, nothing written"
+
+    def fail():
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(spool.file, "flush", fail)
+    spool.owe(1, N + 1)
+    assert not spool.write([]) and spool.owed
+
+
 # A file that has grown long
 
 
@@ -223,6 +240,8 @@ def test_where_there_is_no_room_for_a_new_file_the_old_one_goes_on(
     assert len(Path(path).read_text().splitlines()) == 3
     assert spool.write(waiting(12)), "into the new file"
     assert len(Path(path).read_text().splitlines()) == 4
+    assert spool.write(waiting(13, 14))
+    assert spool.is_long(), "as before it failed"
 
 
 def test_the_folder_is_synced_after_the_rename(path, tmp_path, monkeypatch):
