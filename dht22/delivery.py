@@ -22,9 +22,7 @@ RESEND = 1.0
 RESEND_MOST = 2.0, 60.0  # seconds to a repetition are the interval at most, but within these
 FIRST_SILENCE = 5.0  # seconds, after which it is reported that no answer has come yet
 SILENCE = 60.0  # seconds, after which it is reported that no further answer comes
-SENDS = (
-    16  # of one n, of which any may be answered: a slow link brings the answer to an earlier one
-)
+SENDS = 16  # of one n, whose answers are taken: a slow link brings that to an earlier one
 LEAP = 1_000_000  # n grows by 1 to this, at random, so that two clients of one name hardly meet
 QUEUE = 100_000  # readings kept
 INTERVAL = 2, 86400  # seconds that a server may set
