@@ -42,12 +42,12 @@ from dht22.stop import Stop
 HUNG = 5  # failed polls in a row, after which a sensor may hang
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # only a named sensor needs it
     from dht22.delivery import Delivery
 
 
 def next_due(due: float, interval: float, now: float) -> float:
-    """Return the next of the moments due + k x interval: a late reading bunches up none."""
+    """Return the next of the moments due + k x interval: a late reading delays no later one."""
     if not interval:
         return now
     return max(due + interval, due + math.ceil((now - due) / interval) * interval)
@@ -94,15 +94,15 @@ def wait_for_next(due: float, sender: Plain | Delivery, stop: Stop) -> float:
 
 
 def revive(sensor: Sensor, failed: int, stop: Stop) -> None:
-    """Switch a sensor off that seems to hang, if that can be done; the next read switches it on."""
+    """Switch a sensor off that seems to hang, if it can be; the next read switches it on again."""
     if sensor.power:
         say(f"{failed} polls failed: switching the sensor off and on")
         with stop.interruptible():
             sensor.power.switch_off()
     elif failed == HUNG:
         say(
-            f"{failed} polls failed: if the sensor hangs, take its power away for {OFF:g} s;"
-            " --power-pin does that"
+            f"{failed} polls failed: if the sensor hangs, unplug it for {OFF:g} s;"
+            " --power-pin does that by itself"
         )
 
 

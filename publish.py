@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     check(parser, options)
     try:
-        from dht22.mqtt import Broker, Link
+        from dht22.broker import Broker, Link
         from dht22.publisher import Publisher
     except ImportError as error:
         parser.fail(

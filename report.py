@@ -52,8 +52,8 @@ the 15 around it: counted, marked in the picture, never removed. std is the samp
 deviation, the dew point is that over water. Arrived is the share of the readings that the
 interval promises, between the sensor's own first and last one.
 
---live opens a window with the last 10 minutes of one .csv, drawn again each second: breathe on the
-sensor and see. Its button, q or Ctrl+C closes it. It needs a display and python3-tk.
+--live opens a window with the last 10 minutes of one .csv, drawn again twice a second: breathe on
+the sensor and see. Its button, q or Ctrl+C closes it. It needs a display and python3-tk.
 
 --last is for cron and monitoring: a sensor is silent when its latest reading is older than 5 of its
 intervals and a minute, and then the exit code is 1. The newest rotated log counts too.
@@ -73,84 +73,19 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Optional
 
 from dht22.console import Parser
-from dht22.figures import UNITS, UTC, Zone, examine, latest, now, spans, stamp, summary
+from dht22.figures import UTC, Zone, examine, latest, now, spans, stamp, summary
 from dht22.live import NoWindow, watch
 from dht22.picture import draw
 from dht22.readings import BESIDE, Log, Unreadable, log_at, read, with_rotated
+from dht22.texts import figures_text, latest_text
 
 if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
     from pandas import DataFrame
 
-LONGEST_GAPS = 5  # listed, of each sensor
 PATIENCE = 2  # seconds
-
-
-def number(value: Optional[float], decimals: int = 2) -> str:
-    """Return a figure as text, `-` where there is none."""
-    return "-" if value is None else f"{value:.{decimals}f}"
-
-
-def length(seconds: float) -> str:
-    """Return a length of time as `1 day, 9:21:00`."""
-    return str(timedelta(seconds=round(seconds)))
-
-
-def figures_text(name: str, sensor: dict[str, Any]) -> str:
-    """Return the figures of one sensor as text."""
-    lines = [name, f"readings: {sensor['readings']:,}"]
-    lines.append(" " * 16 + "".join(f"{figure:>7}" for figure in ("min", "mean", "max", "std")))
-    for quantity, unit in UNITS.items():
-        lines.append(
-            f"{unit:16}" + "".join(f"{number(each):>7}" for each in sensor[quantity].values())
-        )
-    if sensor["first"]:
-        usual = f", usually every {sensor['interval']:.1f} s" if sensor["interval"] else ""
-        missing = sum(gap["missing"] for gap in sensor["gaps"])
-        lines += [
-            f"suspicious: {sensor['suspicious']}",
-            f"from {sensor['first']} to {sensor['last']}{usual}",
-            f"gaps: {len(sensor['gaps'])}, readings missing: {missing:,}",
-        ]
-    for gap in sorted(sensor["gaps"], key=lambda gap: -gap["seconds"])[:LONGEST_GAPS]:
-        pause = length(gap["seconds"])
-        lines.append(f"from {gap['from']} to {gap['to']}: {pause}, {gap['missing']:,} missing")
-    if "spans" in sensor:
-        lines += ["", *spans_text(sensor["spans"])]
-    return "\n    ".join(lines).replace("    \n", "\n")
-
-
-def spans_text(spans: list[dict[str, Any]]) -> list[str]:
-    """Return the figures of time spans as the lines of a table."""
-    width = len(spans[0]["from"])
-    lines = [
-        " " * (width + 20) + "".join(f"  {unit:<18}" for unit in UNITS.values()),
-        f"{'from':{width}}  readings  arrived" + "   min   mean   max  " * len(UNITS),
-    ]
-    for span in spans:
-        share = span["share"]
-        # Rounded down: 100 % are all of them
-        arrived = "-" if share is None else f"{int(share * 1000) / 10:.1f} %"
-        line = f"{span['from']:{width}}  {span['readings']:>8,}  {arrived:>7}"
-        for low, mean, high in (span[quantity].values() for quantity in UNITS):
-            line += f" {number(low, 1):>5} {number(mean):>6} {number(high, 1):>5} "
-        lines.append(line)
-    return [line.rstrip() for line in lines]
-
-
-def latest_text(sensors: dict[str, dict[str, Any]]) -> str:
-    """Return each sensor's latest reading as text, a line each."""
-    width = max(map(len, sensors))
-    lines = []
-    for name, sensor in sensors.items():
-        reading = f"{sensor['humidity']:.1f},{sensor['temperature']:.1f}"
-        line = f"{name:{width}}  {sensor['time']}  {reading:>10}  {length(sensor['age']):>8} ago"
-        if sensor["interval"]:
-            line += f", usually every {sensor['interval']:.1f} s"
-        lines.append(line + (": silent" if sensor["silent"] else ""))
-    return "\n".join(lines)
 
 
 class Progress:
@@ -161,9 +96,9 @@ class Progress:
         self.begun = monotonic()
 
     def show(self, text: str) -> None:
-        """Replace the line; nothing clears it."""
+        """Replace the line, by nothing at the end; what else is printed overwrites it."""
         if self.terminal and monotonic() - self.begun > PATIENCE:
-            print(f"\r\033[K{text}", end="", file=self.terminal, flush=True)
+            print(f"\033[K{text}", end="\r", file=self.terminal, flush=True)
 
 
 # Converters
@@ -289,16 +224,16 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             parser.fail(f"cannot open a window ({error}); --plot FILE.png draws a picture instead")
         except Unreadable as error:
             parser.fail(f"cannot read {error}; has the server logged there?")
-        except OSError as error:  # of --live, as time goes on
-            parser.fail(f"cannot read {error.filename} ({error.strerror}); is it yours?")
+        except OSError as error:  # a log that --live follows
+            parser.fail(f"cannot read {args.log[0].path} ({error.strerror}); is it yours?")
         show(text, parser)
     return code
 
 
-def last(args: Namespace, now: datetime) -> tuple[str, int]:
-    """Return each sensor's latest reading as text, and the exit code; `now` is in UTC."""
+def last(args: Namespace, time: datetime) -> tuple[str, int]:
+    """Return each sensor's latest reading as text, and the exit code at a time in UTC."""
     zone = None if args.local else UTC
-    sensors = latest([each for log in args.log for each in with_rotated(log) or [log]], now)
+    sensors = latest([each for log in args.log for each in with_rotated(log) or [log]], time)
     if not sensors:
         raise Unreadable(f"{', '.join(str(log.path) for log in args.log)} (no reading in it)")
     for sensor in sensors.values():

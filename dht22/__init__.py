@@ -3,7 +3,7 @@
 datagram    readings and acknowledgements as they are sent
 console     options, errors of one line, output that never waits
 stop        Ctrl+C and SIGTERM
-sockets     the address of a host
+resolve     the addresses of a host
 linefile    files that whole lines are appended to, safe against crashes
 
 drivers     the ways to the sensor                                      the Pi
@@ -21,11 +21,12 @@ senders     who sends: numbers, duplicates, silence
 follow      the rows of a log from a remembered position on             report.py
 readings    logs as tables
 figures     what there is to say of them
+texts       what report.py prints
 picture     the plot
 live        a window with the last minutes
 
 topics      what an MQTT broker is sent, and under which topic          publish.py
 bookmark    the position in the log, on the disk
-mqtt        the connection to the broker
+broker      the connection to the broker
 publisher   readings from the log to the broker
 """

@@ -17,10 +17,12 @@ VERSION = "1.0.0"
 PORT = 10001  # of the course's own server
 LIMIT = 256  # bytes; receive one more, or what is too long is cut into something that looks right
 
-HUMIDITY = (0.0, 100.0)  # percent relative humidity; AM2302 manual
-TEMPERATURE = (-40.0, 80.0)  # degrees Celsius; AM2302 manual
-N = (10**15, 9 * 10**15)  # n is at least the first, and below the second: 16 digits
-HIGHEST_N = N[1] - 10**6  # no client sends a higher one, but anybody can, which blocks the name
+HUMIDITY_RANGE = (0.0, 100.0)  # percent relative humidity; AM2302 manual
+TEMPERATURE_RANGE = (-40.0, 80.0)  # degrees Celsius; AM2302 manual
+N_RANGE = (10**15, 9 * 10**15)  # n is at least the first, and below the second: 16 digits
+HIGHEST_N = (
+    N_RANGE[1] - 10**6
+)  # no client sends a higher one, but anybody can, which blocks the name
 
 # A name must not look like an IPv4 address: a plain sender is known by its address.
 NAME = rb"(?!(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![A-Za-z0-9._-]))[A-Za-z0-9._-]{1,32}"
@@ -53,9 +55,9 @@ def format(humidity: float, temperature: float) -> str:
     humidity is in percent relative humidity (0 to 100), temperature in degrees Celsius (-40 to 80);
     out of range, before rounding, raises ValueError.
     """
-    if not HUMIDITY[0] <= humidity <= HUMIDITY[1]:
+    if not HUMIDITY_RANGE[0] <= humidity <= HUMIDITY_RANGE[1]:
         raise ValueError("humidity out of range (0 to 100 %)")
-    if not TEMPERATURE[0] <= temperature <= TEMPERATURE[1]:
+    if not TEMPERATURE_RANGE[0] <= temperature <= TEMPERATURE_RANGE[1]:
         raise ValueError("temperature out of range (-40 to 80 °C)")
     return f"{humidity:.1f},{temperature:.1f}".replace("-0.0", "0.0")
 
@@ -92,12 +94,12 @@ def format_ack(
     name: str,
     last: int,
     interval: int | None,
-    question: bytes | None = None,
+    question_mac: bytes | None = None,
     key: bytes | None = None,
 ) -> bytes:
-    """Return the answer to a reading whose mac is `question`; it is never longer than that one."""
+    """Return the answer to a reading with the mac `question_mac`; it is never longer than that."""
     seconds = "" if interval is None else interval
-    return sign(f"ack,{name},{last},{seconds}".encode("ascii"), key, question)
+    return sign(f"ack,{name},{last},{seconds}".encode("ascii"), key, question_mac)
 
 
 def parse_ack(datagram: bytes) -> Ack:
@@ -109,26 +111,26 @@ def parse_ack(datagram: bytes) -> Ack:
     return Ack(name.decode("ascii"), int(last), int(interval) if interval else None, mac)
 
 
-def mac_of(body: bytes, key: bytes, question: bytes | None = None) -> bytes:
+def mac_of(body: bytes, key: bytes, question_mac: bytes | None = None) -> bytes:
     """Return the MAC of `body`, 32 hex digits: the first 128 bits of HMAC-SHA256 (RFC 2104, 4868).
 
     An answer's covers the MAC of its question too, so that no old answer fits a new question.
     """
     import hmac  # brings OpenSSL: four megabytes that only a sensor with a key needs
 
-    if question is not None:
-        body = question + b"," + body
+    if question_mac is not None:
+        body = question_mac + b"," + body
     return hmac.new(key, body, "sha256").hexdigest()[:32].encode("ascii")
 
 
-def sign(body: bytes, key: bytes | None, question: bytes | None = None) -> bytes:
+def sign(body: bytes, key: bytes | None, question_mac: bytes | None = None) -> bytes:
     """Return `body` with its MAC if there is a key, else as it is."""
-    return body if key is None else body + b"," + mac_of(body, key, question)
+    return body if key is None else body + b"," + mac_of(body, key, question_mac)
 
 
-def verify(datagram: bytes, key: bytes, question: bytes | None = None) -> bool:
+def verify(datagram: bytes, key: bytes, question_mac: bytes | None = None) -> bool:
     """Tell whether what follows the last comma is the MAC of all before it."""
     import hmac
 
     body, _, mac = datagram.rpartition(b",")
-    return hmac.compare_digest(mac_of(body, key, question), mac.strip())
+    return hmac.compare_digest(mac_of(body, key, question_mac), mac.strip())

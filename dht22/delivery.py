@@ -12,7 +12,7 @@ import time
 from collections import deque
 
 from dht22.console import counted, say
-from dht22.datagram import Ack, N, format_named, parse_ack, verify
+from dht22.datagram import HIGHEST_N, N_RANGE, Ack, format_named, parse_ack, verify
 from dht22.link import Link
 from dht22.spool import Spool, boot_id
 from dht22.stop import Stop
@@ -20,11 +20,12 @@ from dht22.stop import Stop
 # Seconds to the first repetition, times 1 to 1.5, and doubled for each further one (RFC 7252, 4.2)
 RESEND = 1.0
 RESEND_MOST = 2.0, 60.0  # seconds to a repetition are the interval at most, but within these
-FIRST_SILENCE = 5.0  # seconds without any acknowledgement since the start, after which that is said
-SILENCE = 60.0  # seconds without a further one, after which that is said
-SENDS = 16  # of one n, whose answers are told apart: over a slow link an earlier one is answered
+FIRST_SILENCE = 5.0  # seconds, after which it is reported that no answer has come yet
+SILENCE = 60.0  # seconds, after which it is reported that no further answer comes
+SENDS = (
+    16  # of one n, of which any may be answered: a slow link brings the answer to an earlier one
+)
 LEAP = 1_000_000  # n grows by 1 to this, at random, so that two clients of one name hardly meet
-LAST_N = N[1] - LEAP  # the highest n that is sent: one can always follow
 QUEUE = 100_000  # readings kept
 INTERVAL = 2, 86400  # seconds that a server may set
 
@@ -144,8 +145,9 @@ class Delivery:
     def draw_n(self) -> int | None:
         """Give the oldest reading an n above all that were seen; return None if there is none."""
         clock = int(time.time() * 1_000_000)
-        n = max(self.highest, clock if clock < LAST_N else 0, N[0]) + random.randint(1, LEAP)
-        if n > LAST_N:
+        n = max(self.highest, clock if clock < HIGHEST_N else 0, N_RANGE[0])
+        n += random.randint(1, LEAP)
+        if n > HIGHEST_N:
             self.report_once(
                 "last n",
                 f"the server has had the last n of {self.name}, so nothing can be sent under this"
@@ -155,7 +157,7 @@ class Delivery:
         self.n = self.highest = n
         self.timeout = RESEND
         self.macs.clear()
-        if not self.spool.is_empty():  # the n has to be on the disk before it is sent
+        if not self.spool.is_empty():  # on the disk, if it can be written, before it is sent
             self.spool.owe(self.queue[0].place, n)
             self.spool_rest()
         return n
@@ -220,7 +222,7 @@ class Delivery:
 
     def renumber(self, last: int) -> None:
         """Let the oldest reading have a new n: the server has a higher one than we ever sent."""
-        if last > LAST_N:
+        if last > HIGHEST_N:
             self.report_once(
                 "bound",
                 f"an acknowledgement of {last} is ignored: no n could follow; give another --name,"

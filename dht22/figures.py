@@ -205,8 +205,8 @@ def share(
 # The latest
 
 
-def latest(logs: Iterable[Log], now: datetime) -> dict[str, dict[str, Any]]:
-    """Return each sensor's latest reading, ready for JSON; raise Unreadable.
+def latest(logs: Iterable[Log], at: datetime) -> dict[str, dict[str, Any]]:
+    """Return each sensor's latest reading and its age at a time, for JSON; raise Unreadable.
 
     The end of a log does not tell of a sensor that fell silent long before: all of it is read.
     """
@@ -222,7 +222,7 @@ def latest(logs: Iterable[Log], now: datetime) -> dict[str, dict[str, Any]]:
                 stamped, client, name, humidity, temperature, _ = line.decode().split(",")
                 time = datetime.fromisoformat(stamped[:-1])
                 readings[name or client][time] = float(humidity), float(temperature)
-    return {name: liveness(readings[name], now) for name in sorted(readings)}
+    return {name: liveness(readings[name], at) for name in sorted(readings)}
 
 
 def is_row(line: bytes, ending: str) -> bool:
@@ -233,12 +233,12 @@ def is_row(line: bytes, ending: str) -> bool:
     return True
 
 
-def liveness(readings: dict[datetime, tuple[float, float]], now: datetime) -> dict[str, Any]:
-    """Return the latest of a sensor's readings by time, and whether the sensor is silent by now."""
+def liveness(readings: dict[datetime, tuple[float, float]], at: datetime) -> dict[str, Any]:
+    """Return the latest of a sensor's readings by time, and whether the sensor is silent then."""
     times = sorted(readings)[-WINDOW:]
     pauses = [(later - earlier).total_seconds() for earlier, later in zip(times, times[1:])]
     interval = median(pauses) if pauses else None
-    age = max(0.0, (now - times[-1]).total_seconds())
+    age = max(0.0, (at - times[-1]).total_seconds())
     humidity, temperature = readings[times[-1]]
     return {
         "time": times[-1],

@@ -28,18 +28,14 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from dht22.logs import CSV_HEADER
+from dht22.logs import CSV_HEADER, PACKED, ROW
 
 try:
     from lzma import LZMAError
 except ImportError:  # some Pythons are built without it
     LZMAError = EOFError  # type: ignore[misc, assignment]
 
-ROW = re.compile(
-    rb"([0-9T:.-]{23}Z),([0-9A-Fa-f:.]+),([A-Za-z0-9._-]{1,32})?,"
-    rb"([0-9]{1,3}\.[0-9]),(-?[0-9]{1,2}\.[0-9]),(?(3)([1-8][0-9]{15}))\n"
-)
-PACKED = {".gz": "gzip", ".xz": "lzma", ".bz2": "bz2"}  # the modules that unpack them
+WHOLE_ROW = re.compile(ROW + rb"\n")
 BLOCK = 1 << 16  # bytes, some 700 rows
 FIRST = 10  # lines among which a file's first row is; the server writes it right behind the header
 RESTED = 60.0  # seconds; a packed file that ends early and is older than that is damaged
@@ -72,7 +68,7 @@ class Follower:
             # time, so once another has a row this one grows no more.
             onward = self.onward()
             lines = self.lines()
-            rows = [position for position in lines if ROW.fullmatch(position.line)]
+            rows = [position for position in lines if WHOLE_ROW.fullmatch(position.line)]
             if rows:
                 self.warned = ""
                 return rows
@@ -205,7 +201,7 @@ class Follower:
             current, offset, _, finished = self.position
             self.position = Position(current, offset + len(line) + 1, line + b"\n", finished)
             lines.append(self.position)
-            if not ROW.fullmatch(self.position.line) and self.position.line != CSV_HEADER:
+            if not WHOLE_ROW.fullmatch(self.position.line) and self.position.line != CSV_HEADER:
                 self.warn_once(f"{self.path}: passed over what is no row: {line[:80]!r}")
         return lines
 
@@ -293,7 +289,7 @@ def first_row(path: Path) -> bytes:
 def first_of(file: BufferedIOBase) -> bytes:
     with noting([]):
         for line in islice(iter(lambda: file.readline(BLOCK), b""), FIRST):
-            if ROW.fullmatch(line):
+            if WHOLE_ROW.fullmatch(line):
                 return line
     return b""
 

@@ -14,9 +14,15 @@ from typing import IO
 from urllib.parse import quote
 
 from dht22.console import say
-from dht22.linefile import LINE
+from dht22.linefile import LONGEST_LINE
 from dht22.logs import NAMED_ROW, PACKED, rotated
 
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python that was built without it
+    LZMAError = EOFError  # type: ignore[misc, assignment]
+
+UNREADABLE = OSError, EOFError, ImportError, ValueError, zlib.error, LZMAError, sqlite3.Error
 NAMES = 10_000  # remembered
 PROGRESS = 2.0  # seconds from one line about the progress to the next
 BLOCK = 1 << 20  # bytes
@@ -59,7 +65,7 @@ def recover(path: str) -> dict[str, int]:
                 highest[name] = max(n, highest.pop(name, 0))  # the latest name is the last
                 if len(highest) > NAMES:
                     del highest[next(iter(highest))]
-        except (OSError, EOFError, ImportError, ValueError, zlib.error, sqlite3.Error) as error:
+        except UNREADABLE as error:
             if each == path:
                 raise OSError(getattr(error, "errno", None) or errno.EIO, str(error)) from None
             say(f"{each}: read as far as it goes ({error}); what else is in it may be logged again")
@@ -85,7 +91,7 @@ def blocks(file: IO[bytes]) -> Iterator[bytes]:
     for block in iter(lambda: file.read1(BLOCK), b""):  # type: ignore[attr-defined]
         lines, _, rest = (rest + block).rpartition(b"\n")
         yield lines + b"\n"
-        rest = rest[-LINE:]  # no line of ours is longer
+        rest = rest[-LONGEST_LINE:]  # no line of ours is longer
 
 
 def recover_db(path: str, progress: Progress) -> Iterator[tuple[str, int]]:

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from dht22.console import say
 from dht22.datagram import LIMIT, PORT
-from dht22.sockets import resolve
+from dht22.resolve import resolve
 
 RECEIVE_BUFFER = 4 << 20  # bytes asked of the kernel
 BYTES_PER_DATAGRAM = 800  # of the buffer; Linux counts so many for a small one
@@ -152,7 +152,7 @@ def listen(host: str | None, port: int) -> socket.socket:
         except OSError as error:
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 raise
-    return bind(*resolve(host or "0.0.0.0", port))
+    return bind(*resolve(host or "0.0.0.0", port)[0])
 
 
 def bind(family: int, address: tuple[object, ...]) -> socket.socket:

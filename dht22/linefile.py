@@ -20,7 +20,7 @@ except ImportError:  # Windows: there the port alone keeps a second server out
 
 Warn = Callable[[str], None]
 
-LINE = 2 * LIMIT  # bytes; no line of ours is longer
+LONGEST_LINE = 2 * LIMIT  # bytes; no line of ours is longer
 
 
 class LineFile:
@@ -172,7 +172,7 @@ def ends(file: FileIO) -> tuple[bytes | None, bytes | None, bytes, int]:
     """
     size = end = file.seek(0, os.SEEK_END)
     while True:  # until a block does not end in NUL bytes
-        start = max(0, end - LINE)
+        start = max(0, end - LONGEST_LINE)
         file.seek(start)
         block = file.read(end - start)
         if not block.endswith(b"\0"):
@@ -180,7 +180,7 @@ def ends(file: FileIO) -> tuple[bytes | None, bytes | None, bytes, int]:
         end = start + len(block.rstrip(b"\0"))
     *lines, tail = block.split(b"\n")
     file.seek(0)
-    first = file.read(LINE).split(b"\n")[0]
+    first = file.read(LONGEST_LINE).split(b"\n")[0]
     if not lines:
         return None, None, tail, size - end
     return first, lines[-1], tail, size - end

@@ -12,13 +12,13 @@ from collections import deque
 
 from dht22.console import say
 from dht22.datagram import LIMIT
-from dht22.sockets import resolve_all
+from dht22.resolve import resolve
 from dht22.stop import Stop
 
-QUIET = 10.0  # seconds without an error, after a datagram, until the way counts as good again
+QUIET = 10.0  # seconds without an error after a datagram, until the way counts as good again
 LOOK_UP = 1.0  # seconds from one look-up to the next, at least
-LOOK_UP_REST = 9  # times as long as a look-up took there is no other: a tenth of the time at most
-PAUSE = 1.0  # seconds to wait for a datagram at most; the sender then looks what else is due
+LOOK_UP_REST = 9  # times as long as a look-up took until the next: at most a tenth of the time
+PAUSE = 1.0  # seconds to wait for a datagram at most; then the sender checks what else is due
 IP_RECVERR, IPV6_RECVERR = 11, 25  # Linux, ip(7) and ipv6(7); Python names them from 3.14 on
 
 
@@ -62,7 +62,7 @@ class Link:
         """Look the server's name up, which can take many seconds."""
         began = time.monotonic()
         try:
-            found = resolve_all(self.host, self.port)
+            found = resolve(self.host, self.port)
         except OSError as error:
             self.failed_at = time.monotonic()
             self.report(
@@ -112,9 +112,9 @@ class Link:
             return self.sock.recv(LIMIT + 1) if self.sock else b""
         except BlockingIOError:  # there was an error only
             return b""
-        except OSError as error:  # of an earlier datagram, as on Windows, or for want of memory
+        except OSError as error:  # on Windows, that nothing listens; or the socket is of no use
             self.fail(error)
-            self.close()  # with a new socket it cannot come again at once
+            self.close()
             return b""
 
     def take_error(self) -> None:

@@ -1,11 +1,9 @@
-"""A window with the last minutes of each sensor, drawn again each second."""
+"""A window with the last minutes of each sensor, drawn again twice a second."""
 
 from __future__ import annotations
 
-import signal
 from datetime import timedelta
 from io import BytesIO
-from threading import Event
 from typing import TYPE_CHECKING
 
 from dht22.console import say
@@ -13,11 +11,12 @@ from dht22.figures import UTC, Zone, examine, is_row, now, stamp
 from dht22.follow import Follower, Position
 from dht22.picture import fill
 from dht22.readings import Log, blocks, table, with_rotated
+from dht22.stop import Stop
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-SECOND = 1.0  # between two looks at the log
+PAUSE = 0.5  # seconds between two looks at the log
 
 
 class NoWindow(Exception):
@@ -32,11 +31,11 @@ class Recent:
         self.period = timedelta(minutes=minutes)
         self.follower = Follower(log.path, Position(), say)
         self.follower.skip()
-        self.rows: dict[bytes, None] = {}  # what is logged just now may come by both ways
+        self.rows: dict[bytes, None] = {}  # what is logged meanwhile comes twice
         oldest = self.oldest()
         for block in (block for each in with_rotated(log) for block in blocks(each)):
             for line in BytesIO(block):
-                if line >= oldest and is_row(line, log.ending):
+                if line >= oldest and line.endswith(b"\n") and is_row(line, log.ending):
                     self.rows[line] = None
 
     def oldest(self) -> bytes:
@@ -75,13 +74,11 @@ def watch(log: Log, minutes: int, zone: Zone) -> None:
     matplotlib.use("TkAgg")
     from matplotlib import pyplot
 
-    stop = Event()  # Tk would swallow a KeyboardInterrupt
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = Stop()  # Tk swallows a KeyboardInterrupt
     figure = pyplot.figure(log.path.name, figsize=(10, 6))
     recent = Recent(log, minutes)
     figure.show()
-    while pyplot.fignum_exists(figure.number) and not stop.is_set():
+    while pyplot.fignum_exists(figure.number) and not stop.asked:
         sensors, end = recent.sensors(), Timestamp(now())
         figure.clear()
         if sensors:
@@ -90,4 +87,4 @@ def watch(log: Log, minutes: int, zone: Zone) -> None:
             text = f"{log.path}: no reading in the last {minutes} minutes"
             figure.text(0.5, 0.5, text, ha="center")
         figure.canvas.draw()
-        figure.canvas.start_event_loop(SECOND)
+        figure.canvas.start_event_loop(PAUSE)

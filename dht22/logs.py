@@ -35,7 +35,10 @@ Row = tuple[float, str, str, str, str]
 
 # The columns of a CSV: what stands in each, and how that may begin where a line is torn.
 COLUMNS = {
-    "time": (rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", rb"[0-9TZ:.-]*"),
+    "time": (
+        rb"(?:19|20)[0-9]{2}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}\.[0-9]{3}Z",
+        rb"[0-9TZ:.-]{0,24}",
+    ),
     "client": (rb"[0-9a-f:.]{2,45}", rb"[0-9a-f:.]{0,45}"),
     "name": (rb"[A-Za-z0-9._-]{1,32}", rb"[A-Za-z0-9._-]{0,32}"),
     "humidity": (rb"[0-9]{1,3}\.[0-9]", rb"[0-9.]{0,5}"),
@@ -45,8 +48,9 @@ COLUMNS = {
 WHOLE = {column: whole for column, (whole, _) in COLUMNS.items()}
 READING = WHOLE["humidity"] + b"," + WHOLE["temperature"]
 # A row: groups 1 and 2 are name and n of a named one.
-NAMED = rb"(%b),%b,(%b)" % (WHOLE["name"], READING, WHOLE["n"])
-ROW = rb"%b,%b,(?:,%b,|%b)" % (WHOLE["time"], WHOLE["client"], READING, NAMED)
+NAMED = rb"(%b),%b,(%b)" % (WHOLE["name"], READING, WHOLE["n"])  # two groups: name and n
+PLAIN = rb"," + READING + rb","
+ROW = WHOLE["time"] + b"," + WHOLE["client"] + rb",(?:" + PLAIN + b"|" + NAMED + b")"
 NAMED_ROW = re.compile(rb"Z,[^,\n]*," + NAMED + rb"\n")  # in a block of rows, for a quick search
 CSV_HEADER = ",".join(COLUMNS).encode() + b"\n"
 

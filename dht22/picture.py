@@ -54,9 +54,11 @@ def period(sensors: dict[str, DataFrame]) -> Period:
 
 def draw_lines(figure: Figure, sensors: dict[str, DataFrame], zone: Zone, shown: Period) -> None:
     """Draw a line for each sensor, gaps left open, suspicious readings marked."""
-    columns = max(1, min(6, 120 // (max(map(len, sensors)) + 8)))
+    # A name in the legend takes so many inches, a line of it 0.22; the axes begin below it.
+    width, height = figure.get_size_inches()
+    columns = max(1, min(6, int(width / (0.8 + 0.085 * max(map(len, sensors))))))
     lines = ceil((len(sensors) + 1) / columns)
-    place = {"hspace": 0.08, "top": 0.94 - 0.03 * lines}  # below the legend: it covers no data
+    place = {"hspace": 0.08, "top": 0.94 - 0.22 * lines / height}
     axes = figure.subplots(len(ACCURACY), sharex=True, gridspec_kw=place)
     for number, (name, readings) in enumerate(sensors.items()):
         look = {

@@ -6,9 +6,9 @@ import time
 from collections import deque
 
 from dht22.bookmark import Bookmark
+from dht22.broker import Link
 from dht22.console import say
 from dht22.follow import Follower, Position
-from dht22.mqtt import Link
 from dht22.stop import Stop
 from dht22.topics import Display, Message, level, parse
 

@@ -20,8 +20,8 @@ from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from dht22.console import say
-from dht22.datagram import HUMIDITY, TEMPERATURE, parse
-from dht22.logs import CSV_HEADER, TEXT_WHOLE, rotated
+from dht22.datagram import HUMIDITY_RANGE, TEMPERATURE_RANGE, parse
+from dht22.logs import COLUMNS, CSV_HEADER, PACKED, READING, ROW, TEXT_WHOLE, WHOLE, rotated
 
 if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
     from pandas import DataFrame, Series
@@ -30,18 +30,9 @@ if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
 LOG_NAME = re.compile(r"(.*(\.csv|\.db|\.txt))(?:[.-][0-9][0-9-]*)?(\.gz|\.xz|\.bz2)?", re.DOTALL)
 # What stands beside logs and is none: `report.py datalog*` passes over it
 BESIDE = ("-wal", "-shm", "-journal", ".publish", ".new")
-PACKED = {".gz": "gzip", ".xz": "lzma", ".bz2": "bz2"}  # the modules that unpack them
-
-READING = TEXT_WHOLE.pattern
-STAMP = rb"(?:19|20)[0-9]{2}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}\.[0-9]{3}Z"
-CLIENT = rb"[0-9A-Fa-f:.]+"
-NAME = rb"[A-Za-z0-9._-]{1,32}"
-N = rb"[1-8][0-9]{15}"
-ROW = rb"%b,%b,(?:,%b,|%b,%b,%b)" % (STAMP, CLIENT, READING, NAME, READING, N)
 LINE_END = rb"\r?\n"
 ROWS = {".txt": re.compile(READING + LINE_END), ".csv": re.compile(ROW + LINE_END)}
 ROWS[".db"] = ROWS[".csv"]
-COLUMNS = ["time", "client", "name", "humidity", "temperature", "n"]
 # A line as in the CSV, and only one, whatever somebody has put into the database
 SELECT = """
     SELECT replace(time || ',' || client || ',' || ifnull(name, '') || ','
@@ -159,8 +150,9 @@ def check(line: bytes, ending: str) -> None:
         raise ValueError(NO_ROW)
     stamp, client, name, humidity, temperature, n = fields
     is_plain = name == n == b""
-    is_named = re.fullmatch(NAME, name) and re.fullmatch(N, n)
-    if not (re.fullmatch(STAMP, stamp) and re.fullmatch(CLIENT, client) and (is_plain or is_named)):
+    is_named = re.fullmatch(WHOLE["name"], name) and re.fullmatch(WHOLE["n"], n)
+    is_stamped = re.fullmatch(WHOLE["time"], stamp) and re.fullmatch(WHOLE["client"], client)
+    if not is_stamped or not (is_plain or is_named):
         raise ValueError(NO_ROW)
     datetime.fromisoformat(stamp[:-1].decode())
     parse(humidity + b"," + temperature)
@@ -219,7 +211,7 @@ def table(rows: bytes, log: Log) -> DataFrame:
     from numpy import array
     from pandas import Categorical, DataFrame, Series, read_csv
 
-    columns = COLUMNS[3:5] if log.ending == ".txt" else COLUMNS
+    columns = ["humidity", "temperature"] if log.ending == ".txt" else COLUMNS
     fields = read_csv(
         BytesIO(b",".join(map(str.encode, columns)) + b"\n" + rows),
         usecols=lambda column: column != "time",
@@ -227,7 +219,9 @@ def table(rows: bytes, log: Log) -> DataFrame:
         na_values={"n": [""]},
         dtype={"client": object, "name": object, "n": float},  # n is below 2 ** 53: exact
     )
-    if not (fields.humidity.between(*HUMIDITY) & fields.temperature.between(*TEMPERATURE)).all():
+    is_humidity = fields.humidity.between(*HUMIDITY_RANGE)
+    is_temperature = fields.temperature.between(*TEMPERATURE_RANGE)
+    if not (is_humidity & is_temperature).all():
         raise ValueError("out of range")
     if log.ending == ".txt":
         times = array(["NaT"], "datetime64[ns]").repeat(len(fields))
@@ -268,6 +262,7 @@ def read(logs: Sequence[Log], progress: Callable[[str], None]) -> tuple[DataFram
     skipped.conclude()
     if not files:
         raise Unreadable(f"{', '.join(str(log.path) for log in logs)} (no reading in it)")
+    # By their first time; a text log's is NaT, the smallest
     files.sort(key=lambda readings: int(readings.time.to_numpy()[0].astype("int64")))
     if len(files) > 1:
         for number, readings in enumerate(files):
@@ -292,7 +287,7 @@ def warn_of_clock(readings: DataFrame) -> None:
 
 
 def joined(parts: Sequence[DataFrame]) -> DataFrame:
-    """Return tables as one."""
+    """Return tables as one; pandas.concat would make texts of the sensors."""
     from numpy import concatenate
     from pandas import DataFrame
     from pandas.api.types import union_categoricals

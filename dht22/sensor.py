@@ -22,9 +22,9 @@ from dht22.drivers import (
 )
 
 CONFIRM = 3  # reads at most, until two agree
-STEP = 20.0, 5.0  # %, °C: a larger one from a reading to the next has to be confirmed
-WAKE = 5.0  # seconds: after longer ones the sensor is woken; it answers with its last measurement
-OFF = 5.0  # seconds without power that bring a hung sensor back
+STEP = 20.0, 5.0  # %, °C; a larger step from one reading to the next has to be confirmed
+WAKE = 5.0  # seconds; after a longer interval one read is discarded: it is the last measurement
+OFF = 5.0  # seconds without power, which revive a hung sensor
 
 
 class NoReading(Exception):

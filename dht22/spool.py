@@ -55,8 +55,8 @@ def fields_of(line: bytes) -> list[str]:
 class Waiting:
     """A reading that waits, and when it was read.
 
-    Its place grows from one reading to the next. The time is told by two clocks, because a Pi has
-    none that goes on after a power cut: seconds since the start of the machine, in this boot, and
+    Its place grows from one reading to the next. The time is kept by two clocks, because a Pi's
+    clock does not run while it is off: seconds since the machine started, valid in this boot, and
     seconds since 1970, if the clock was right.
     """
 
@@ -81,10 +81,14 @@ class Waiting:
 class Spool:
     """The readings that wait, on the disk.
 
-    The file has a line for each reading, and before an n is sent for the first time a mark, the
-    line `n,place,n`: the n belongs to the reading at this place, and what stands at earlier places
-    is done. A mark that cannot be written is owed: it is the first to be written when there is
-    room again.
+    The file has a line for each reading, which begins with its place, and a mark for each n, which
+    is written before that n is sent for the first time:
+
+        7,BOOT_ID,1234.567890,1763719202.123456,74.3,25.7,CHECKSUM
+        n,7,1763719203000000,CHECKSUM
+
+    The mark says that this n belongs to the reading at place 7, and that all earlier places are
+    done. A mark that cannot be written is owed: it is written first when there is room again.
     """
 
     def __init__(self, path: str) -> None:

@@ -14,7 +14,6 @@ from functools import cache
 from typing import NamedTuple
 
 from dht22.datagram import VERSION
-from dht22.follow import ROW
 
 FRESH = 600.0  # seconds; an older reading is not shown as that of now
 REPEAT = 600.0  # seconds from one discovery to the next
@@ -36,13 +35,8 @@ class Reading(NamedTuple):
 
 
 def parse(row: bytes) -> Reading:
-    """Return the reading in a row of the log."""
-    match = ROW.fullmatch(row)
-    if not match:
-        raise ValueError(f"no row: {row!r}")
-    stamp, client, name, humidity, temperature, n = (
-        (field or b"").decode("ascii") for field in match.groups()
-    )
+    """Return the reading in a whole row of the log."""
+    stamp, client, name, humidity, temperature, n = row.decode("ascii").rstrip().split(",")
     fields: dict[str, object] = {"time": stamp, "client": client}
     if name:
         fields.update(name=name, n=int(n))

@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from tools import DEADLINE, Script
+from brokers import FAST, Mosquitto, Subscriber
+from tools import DEADLINE, Script, missing
 
 # What a script starts with & ignores SIGINT, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -45,3 +46,54 @@ def desktop():
         sock.bind(("127.0.0.1", 0))
         sock.settimeout(DEADLINE)
         yield sock
+
+
+@pytest.fixture
+def mosquitto(tmp_path):
+    """Start brokers with a configuration; stop them at the end."""
+    started = []
+
+    def start(*config):
+        started.append(Mosquitto(tmp_path, *config))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.wait()
+
+
+@pytest.fixture
+def subscriber(request):
+    """Start subscribers of a broker; stop them at the end."""
+
+    def start(*args, **keywords):
+        started = Subscriber(*args, **keywords)
+        request.addfinalizer(started.process.kill)
+        return started
+
+    return start
+
+
+@pytest.fixture
+def broker(mosquitto):
+    return mosquitto()
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / "datalog.csv"
+
+
+@pytest.fixture
+def publish(script):
+    """Start publish.py; it tries again soon."""
+    try:
+        import paho.mqtt.enums  # noqa: F401
+    except ImportError:
+        missing("paho-mqtt 2")
+
+    def start(*argv, **keywords):
+        return script("publish", *argv, **{"timers": FAST, **keywords})
+
+    return start

@@ -175,8 +175,8 @@ def names(*hosts):
     """Return Python that lets the name `desktop` have these addresses."""
     return f"""
 from dht22 import link
-resolve = link.resolve_all
-link.resolve_all = lambda host, port: [resolve(each, port)[0] for each in {hosts!r}]
+resolve = link.resolve
+link.resolve = lambda host, port: [resolve(each, port)[0] for each in {hosts!r}]
 """
 
 
@@ -250,11 +250,11 @@ def way(monkeypatch):
     """Return a link to a name that was looked up, and the list of its look-ups."""
     look_ups = []
 
-    def resolve_all(host, port):
+    def resolve(host, port):
         look_ups.append(host)
         return [(socket.AF_INET, ("127.0.0.1", 9))]
 
-    monkeypatch.setattr(room, "resolve_all", resolve_all)
+    monkeypatch.setattr(room, "resolve", resolve)
     monkeypatch.setattr(room, "LOOK_UP", 0.0)
     monkeypatch.setattr(room, "LOOK_UP_REST", 0)
     link = Link("desktop", 9)
@@ -279,7 +279,7 @@ def test_silence_turns_to_the_next_address_and_asks_for_a_look_up(way, monkeypat
     link, look_ups = way
     a, b, c = ((socket.AF_INET, (f"127.0.0.{number}", 9)) for number in (1, 2, 3))
     for found, used in ([a, b], a), ([a, b], b), ([b, c, a], a), ([c, b], b), ([a], a):
-        monkeypatch.setattr(room, "resolve_all", lambda host, port: found)  # noqa: B023
+        monkeypatch.setattr(room, "resolve", lambda host, port: found)  # noqa: B023
         link.look_up()
         assert link.addresses[0] == used
         assert not link.wants_look_up()

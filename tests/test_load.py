@@ -10,15 +10,9 @@ import time
 
 import pytest
 
-from tools import blast, lines, resident, send, settle, summary, until
+from tools import blast, lines, resident, send, settle, summary, until, waited
 
 HOLDS = 10_000  # datagrams in a buffer of 4 MiB, at least
-
-
-def waited(running):
-    """Return for how many seconds a process could run, but no core was free."""
-    with open(f"/proc/{running.process.pid}/schedstat") as times:
-        return int(times.read().split()[1]) / 1e9
 
 
 def test_a_burst_is_logged_or_told_as_dropped(server, tmp_path):

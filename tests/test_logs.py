@@ -323,7 +323,8 @@ def test_what_lies_beside_a_log_is_no_reason_to_fail(tmp_path):
     logs.CsvLog(str(tmp_path / "log.csv"), print)
     (tmp_path / "log.csv.old").symlink_to(tmp_path / "nowhere")
     (tmp_path / "log.csv.d").mkdir()
-    (tmp_path / "log.csv.2.gz").write_text("no gzip")
+    for ending in "gz", "xz", "bz2":
+        (tmp_path / f"log.csv.2.{ending}").write_text("neither packed nor a log")
     assert history.recover(str(tmp_path / "log.csv")) == {}
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from dht22.datagram import format_ack, format_named, parse, parse_ack
 from dht22.spool import Spool, Waiting, boot_id
-from tools import lines, missing, needs, needs_namespaces, send, until
+from tools import DEADLINE, lines, missing, needs, needs_namespaces, send, until, waited
 
 HEADER = "time,client,name,humidity,temperature,n\n"
 Row = namedtuple("Row", "time client name reading n")
@@ -83,13 +83,14 @@ def free_port():
         return free.getsockname()[1]
 
 
-def fsync_takes(folder):
-    """Return the seconds that an fsync of a line takes here, the mean of fifty."""
-    with open(folder / "fsync", "ab", buffering=0) as file:
+def answer_takes(port):
+    """Return the seconds that the server takes to answer, the mean of fifty readings."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(DEADLINE)
         start = time.monotonic()
-        for _ in range(50):
-            file.write(b"74.3,25.7\n")
-            os.fsync(file.fileno())
+        for n in range(10**15 + 1, 10**15 + 51):
+            sock.sendto(b"50.0,20.0,other,%d,0.000" % n, ("127.0.0.1", port))
+            sock.recv(300)
     return (time.monotonic() - start) / 50
 
 
@@ -140,24 +141,23 @@ def test_what_was_read_while_the_server_was_away_is_delivered_on_its_right_time(
     )
     assert len(set(read)) == number and not (tmp_path / "datalog.csv").exists()
 
-    fsync = fsync_takes(tmp_path)
-    server("--quiet", port=port)
+    running = server("--quiet", port=port)
     until(lambda: size(tmp_path / "datalog.csv") > 100)
     already, start = len(rows(tmp_path / "datalog.csv")), time.monotonic()
     assert after.wait() == 0
-    rate = (number - already) / (time.monotonic() - start)
-    fsync = max(fsync, fsync_takes(tmp_path))
-
+    took = (time.monotonic() - start) / (number - already)
+    late_at_most = 0.050 + waited(running)
     delivered = rows(tmp_path / "datalog.csv")
     assert [row.reading for row in delivered] == read == lines(tmp_path / "datalog.txt")
     read_at = dict(line.split() for line in lines(tmp_path / "notes0"))
     late = max(abs(row.time - float(read_at[row.reading])) for row in delivered)
+    answer = answer_takes(port)
     print(
-        f"{rate:.0f} readings a second, {late * 1000:.0f} ms off their time at most;"
-        f" fsync {fsync * 1000:.2f} ms"
+        f"{took * 1000:.1f} ms a reading, an answer takes {answer * 1000:.1f} ms;"
+        f" {late * 1000:.0f} ms off their time at most"
     )
-    assert late < 0.050
-    assert rate >= 200 or fsync >= 0.001
+    assert late < late_at_most
+    assert took < 0.005 + 4 * answer
     assert (tmp_path / "kitchen0.spool").read_bytes() == b"", "emptied once all is acknowledged"
 
 
@@ -185,19 +185,20 @@ def test_after_a_new_start_of_the_pi_the_time_is_as_right_as_its_clock_which_is_
         "their time is right only if its clock was and is$"
     )
     assert before.err.count("last start") == 0 and after.err.count("last start") == 1
-    server("--quiet", port=port)
+    running = server("--quiet", port=port)
     assert after.wait() == 0
+    late = 0.05 + waited(running)
     read_at = dict(line.split() for line in lines(tmp_path / "notes0"))
     delivered = rows(tmp_path / "datalog.csv")
     assert [row.reading for row in delivered] == before.read() + after.read()
     started = float(read_at[after.read()[0]])  # a moment later, when it first read
     for number, row in enumerate(delivered):
         if clock and number < len(before.read()):
-            assert started - 0.5 < row.time < started, (
+            assert started - 0.5 < row.time < started + late, (
                 "at this start: that they are older is all that is known"
             )
         else:
-            assert abs(row.time - float(read_at[row.reading])) < 0.05
+            assert abs(row.time - float(read_at[row.reading])) < late
 
 
 # Two clients, a lost spool, a shared one
@@ -380,7 +381,9 @@ def test_a_spool_that_is_given_room_is_written_again(sensor, server, tmp_path):
     )
     client.says("^cannot write the spool")
     inside = ["nsenter", "-t", str(client.process.pid), "-U", "-m", "--preserve-credentials"]
-    subprocess.run([*inside, "mount", "-o", "remount,size=1m", tmp_path / "disk"], check=True)
+    subprocess.run(
+        [*inside, "mount", "-o", "remount,size=1m", "tmpfs", tmp_path / "disk"], check=True
+    )
     client.says("^the spool disk/kitchen.spool is written again$")
     holder = subprocess.Popen([*inside, "sleep", "60"])  # so that the disk outlives the client
     try:
@@ -678,7 +681,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             print(sock.recvfrom(300)[1][0])
             break
-        except TimeoutError:
+        except socket.timeout:
             pass
 """
 
@@ -727,7 +730,7 @@ def test_while_all_is_acknowledged_nothing_is_written(script, desktop, tmp_path)
         while answering:
             try:
                 question, peer = desktop.recvfrom(300)
-            except TimeoutError:
+            except socket.timeout:
                 continue
             named = parse(question)[1]
             if len(numbers) < 1000:
@@ -798,9 +801,9 @@ def test_an_answer_that_came_while_the_sensor_was_read_is_taken_first(sensor, de
         + "room.DRIVERS['simulated'] = lambda *_: driver\n",
     )
     first, numbers = time.time(), []
-    desktop.settimeout(2)
-    with suppress(TimeoutError):
-        while True:
+    desktop.settimeout(0.1)
+    while client.process.poll() is None:
+        with suppress(socket.timeout):
             question, peer = desktop.recvfrom(300)
             numbers.append(parse(question)[1].n)
             desktop.sendto(format_ack("kitchen", numbers[-1], None), peer)
@@ -820,8 +823,8 @@ delivery.FIRST_SILENCE = delivery.SILENCE = 0.3
 from dht22 import link
 link.LOOK_UP = 0.1
 link.LOOK_UP_REST = 0
-resolve = link.resolve_all
-link.resolve_all = lambda *name: time.sleep(0.4) or resolve(*name)
+resolve = link.resolve
+link.resolve = lambda *name: time.sleep(0.4) or resolve(*name)
 """,
     )
     read = []

@@ -12,6 +12,7 @@ pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
 
 import matplotlib.backends.backend_agg  # noqa: E402
+import matplotlib.figure  # noqa: E402
 import matplotlib.image  # noqa: E402
 import numpy  # noqa: E402
 
@@ -22,6 +23,13 @@ from made import MINUTE, row, write, write_day  # noqa: E402
 def examine(log):
     table = readings.read([readings.log_at(log)], lambda text: None)[0]
     return {name: figures.examine(rows) for name, rows in table.groupby("sensor", observed=True)}
+
+
+def drawn(figure):
+    """Draw a figure and return its canvas: positions are known only then."""
+    canvas = matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
+    canvas.draw()
+    return canvas
 
 
 def legend(figure):
@@ -62,20 +70,19 @@ def test_names_stay_as_they_are(tmp_path, name):
     assert set(legend(picture.draw(sensors))) == {name, "192.168.1.7"}
 
 
-@pytest.mark.parametrize("sensors", [1, 2, 12])
-@pytest.mark.parametrize("length", [1, 32])
-def test_the_legend_covers_no_data(tmp_path, sensors, length):
-    rows = [
-        row(minute * MINUTE, 50, 20, f"{k:x}".rjust(length, "s"))
-        for minute in range(20)
-        for k in range(sensors)
-    ]
-    figure = picture.draw(examine(write(tmp_path / "datalog.csv", *rows)))
-    canvas = matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
-    canvas.draw()
+@pytest.mark.parametrize(
+    "width, sensors, length",  # of a picture, and of the window of --live
+    [(12, 1, 1), (12, 12, 32), (10, 1, 50), (10, 12, 50)],
+)
+def test_the_legend_covers_no_data(tmp_path, width, sensors, length):
+    (table,) = examine(write(tmp_path / "datalog.csv", row(0), row(MINUTE))).values()
+    tables = {f"{k:x}".rjust(length, "s"): table for k in range(sensors)}
+    figure = matplotlib.figure.Figure(figsize=(width, 0.6 * width))
+    picture.fill(figure, tables, timezone.utc, picture.period(tables))
+    canvas = drawn(figure)
     box = figure.legends[0].get_window_extent(canvas.get_renderer())
     assert box.y0 > figure.axes[0].get_window_extent(canvas.get_renderer()).y1
-    assert box.width < 1.3 * figure.bbox.width
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
     looks = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines[::3]}
     assert len(looks) == sensors
 
@@ -105,11 +112,28 @@ def test_a_map_of_60_sensors(tmp_path):
     assert float(humidity[59].min()) == 45.9 and float(temperature.max()) == 20.0
 
 
-def test_a_map_has_a_last_row(tmp_path):
+@pytest.mark.parametrize("size", [(14, 11.7), (10, 6)])  # a picture, and the window of --live
+def test_the_words_of_a_map_have_room(tmp_path, size):
+    rows = [row(second * 1000) for second in range(0, 600, 20)]
+    (table,) = examine(write(tmp_path / "datalog.csv", *rows)).values()
+    tables = {f"room-{k:02}  50.0 %  -20.0 °C": table for k in range(60)}
+    figure = matplotlib.figure.Figure(figsize=size)
+    picture.fill(figure, tables, timezone.utc, picture.period(tables))
+    renderer = drawn(figure).get_renderer()
+    names = [text.get_window_extent(renderer) for text in figure.axes[0].get_yticklabels()]
+    assert min(name.x0 for name in names) >= 0
+    assert all(upper.y0 > lower.y0 + 0.6 * lower.height for upper, lower in zip(names, names[1:]))
+    for axis in figure.axes[:2]:
+        times = [text.get_window_extent(renderer) for text in axis.get_xticklabels()]
+        assert len(times) > 1 and all(one.x1 < next.x0 for one, next in zip(times, times[1:]))
+
+
+def test_a_map_has_a_last_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(picture, "ROWS", 20)
     (table,) = examine(write(tmp_path / "datalog.csv", row(0), row(MINUTE))).values()
-    figure = picture.draw({f"s{k}": table for k in range(400)})
-    assert len(figure.axes[0].get_yticklabels()) == picture.ROWS == 300
-    assert figure._suptitle.get_text() == "the first 300 of 400 sensors"
+    figure = picture.draw({f"s{k}": table for k in range(21)})
+    assert len(figure.axes[0].get_yticklabels()) == 20
+    assert figure._suptitle.get_text() == "the first 20 of 21 sensors"
 
 
 # Times
@@ -137,7 +161,7 @@ def test_the_time_axis(tmp_path, monkeypatch, zone, start, end, label, ticks):
         rows = [row(int(minute * MINUTE)) for minute in numpy.linspace(start, end, 200)]
         sensors = examine(write(tmp_path / "datalog.csv", *rows))
         figure = picture.draw(sensors, timezone.utc if zone == "UTC" else None)
-        matplotlib.backends.backend_agg.FigureCanvasAgg(figure).draw()
+        drawn(figure)
         axis = figure.axes[-1]
         assert axis.get_xlabel() == f"time ({label}"
         shown = [text.get_text() for text in axis.get_xticklabels()]

@@ -10,63 +10,10 @@ import time
 
 import pytest
 
-from brokers import KEEPING, Mosquitto, Subscriber, Way, free_port
+from brokers import FAST, KEEPING, PATIENT, Way, free_port
 from made import START, row
 from rotation import append, copy_and_truncate, rename_and_pack
-from tools import missing, needs, needs_namespaces, until
-
-FAST = {"mqtt.FIRST_RETRY": 0.05, "mqtt.LAST_RETRY": 0.1}
-
-
-@pytest.fixture
-def mosquitto(tmp_path):
-    """Start brokers with a configuration; stop them at the end."""
-    started = []
-
-    def start(*config):
-        started.append(Mosquitto(tmp_path, *config))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.process.kill()
-        each.process.wait()
-
-
-@pytest.fixture
-def subscriber(request):
-    """Start subscribers of a broker; stop them at the end."""
-
-    def start(*args, **keywords):
-        started = Subscriber(*args, **keywords)
-        request.addfinalizer(started.process.kill)
-        return started
-
-    return start
-
-
-@pytest.fixture
-def broker(mosquitto):
-    return mosquitto()
-
-
-@pytest.fixture
-def log(tmp_path):
-    return tmp_path / "datalog.csv"
-
-
-@pytest.fixture
-def publish(script):
-    """Start publish.py; it tries again soon."""
-    try:
-        import paho.mqtt.enums  # noqa: F401
-    except ImportError:
-        missing("paho-mqtt 2")
-
-    def start(*argv, **keywords):
-        return script("publish", *argv, **{"timers": FAST, **keywords})
-
-    return start
+from tools import needs, needs_namespaces, until
 
 
 def now(k=0):
@@ -126,7 +73,8 @@ def test_first_start_begins_at_the_end_and_the_next_where_it_was_left(
     assert heard.rows() == [row(2), row(3)]
 
 
-def test_once(publish, broker, subscriber, log):
+def test_once(publish, mosquitto, subscriber, log):
+    broker = mosquitto(*PATIENT)
     heard = subscriber(broker)
     append(log, *map(row, range(3000)))
     rename_and_pack(log)
@@ -177,7 +125,7 @@ def test_broker_away_at_the_start_and_later(publish, mosquitto, subscriber, log)
 
 def test_broker_stopped_and_continued(publish, broker, subscriber, log):
     heard = subscriber(broker)
-    running = publish(broker.url, timers={**FAST, "mqtt.PATIENCE": 0.3})
+    running = publish(broker.url, timers={**FAST, "broker.PATIENCE": 0.3})
     running.says("^connected")
     broker.process.send_signal(signal.SIGSTOP)
     append(log, *map(row, range(300)))
@@ -187,7 +135,8 @@ def test_broker_stopped_and_continued(publish, broker, subscriber, log):
     assert running.stop() == 0
 
 
-def test_connection_cut_in_the_middle_of_a_packet(publish, broker, subscriber, log):
+def test_connection_cut_in_the_middle_of_a_packet(publish, mosquitto, subscriber, log):
+    broker = mosquitto(*PATIENT)
     heard = subscriber(broker)
     append(log, *map(row, range(3000)))
     cuts = [700 + 1237 * k for k in range(10)]
@@ -449,13 +398,14 @@ def test_stopped_while_the_broker_does_not_answer(publish, log, scheme, number):
 
 def test_stopped_while_it_waits_for_the_next_try(publish, log):
     append(log, row(0))
-    running = publish(f"mqtt://127.0.0.1:{free_port()}", timers={"mqtt.FIRST_RETRY": 60.0})
+    running = publish(f"mqtt://127.0.0.1:{free_port()}", timers={"broker.FIRST_RETRY": 60.0})
     running.says("^cannot connect")
     assert running.stop() == 0
     assert json.loads(log.with_suffix(".publish").read_text())["line"] == row(0)
 
 
-def test_stopped_under_load_nothing_is_published_twice(publish, broker, subscriber, log):
+def test_stopped_under_load_nothing_is_published_twice(publish, mosquitto, subscriber, log):
+    broker = mosquitto(*PATIENT)
     heard = subscriber(broker)
     append(log, *map(row, range(5000)))
     for _ in range(3):

@@ -5,13 +5,13 @@ import socket
 import pytest
 
 from dht22.console import Notices
-from dht22.datagram import HIGHEST_N, N, Named, format_named
+from dht22.datagram import HIGHEST_N, N_RANGE, Named, format_named
 from dht22.history import NAMES
 from dht22.senders import Senders
 from tools import lines, send, until
 
 KEY = bytes(range(32))
-FIRST = N[0]
+FIRST = N_RANGE[0]
 
 
 def row(name, n):
@@ -48,7 +48,9 @@ def test_what_strangers_did_before_there_were_keys_does_not_count(server, tmp_pa
 
 def test_a_name_that_is_blocked_is_reported_at_the_start(server, tmp_path):
     header = "time,client,name,humidity,temperature,n\n"
-    (tmp_path / "datalog.csv").write_text(header + row("kitchen", N[1] - 1) + row("attic", FIRST))
+    (tmp_path / "datalog.csv").write_text(
+        header + row("kitchen", N_RANGE[1] - 1) + row("attic", FIRST)
+    )
     running = server()
     running.says("^kitchen has used up its numbers: give that sensor another name$")
     assert running.stop() == 0

@@ -1,7 +1,6 @@
 """What is published of a reading, and when displays are told."""
 
 import json
-import math
 import time
 
 import pytest

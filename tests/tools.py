@@ -202,6 +202,12 @@ def resident(running):
         return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) / 1024
 
 
+def waited(running):
+    """Return for how many seconds a process could run, but no core was free."""
+    with open(f"/proc/{running.process.pid}/schedstat") as times:
+        return int(times.read().split()[1]) / 1e9
+
+
 WHOLE = {
     ".txt": re.compile(r"\d{1,3}\.\d,-?\d{1,2}\.\d"),
     ".csv": re.compile(r"[\d:T.-]{23}Z,[\d.]+,[^,]*,\d{1,3}\.\d,-?\d{1,2}\.\d,\d*|time,.*,n"),

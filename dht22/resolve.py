@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 
-def resolve_all(host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
+def resolve(host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
     """Return the addresses of `host`, each with its family; raise OSError, gaierror for a name."""
     # As str it would be encoded with the tables of IDNA, which cost the client 0.3 MiB.
     name = host.encode("ascii") if host.isascii() else host
@@ -14,8 +14,3 @@ def resolve_all(host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
     except UnicodeError:  # a label of more than 63 characters, or none
         raise socket.gaierror(socket.EAI_NONAME, "not the name of a host") from None
     return [(family, address) for family, _, _, _, address in found]
-
-
-def resolve(host: str, port: int) -> tuple[int, tuple[object, ...]]:
-    """Return the family and the first address of `host`; raise OSError, gaierror for a name."""
-    return resolve_all(host, port)[0]

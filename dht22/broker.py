@@ -68,26 +68,22 @@ class Connection:
         client.on_publish = self.on_publish
         client.on_disconnect = self.on_disconnect
         client.on_log = self.on_log
+        client.max_inflight_messages_set(0)  # the window is ours
         client.will_set(will.topic, will.payload, 1, will.retain)
         if broker.user is not None:
             client.username_pw_set(broker.user, broker.password)
         if broker.tls:
             client.tls_set_context(broker.tls)
         client.connect(broker.host, broker.port, KEEPALIVE)
-        self.set_option("TCP_NODELAY")
-
-    def set_option(self, option: str) -> None:
-        """Have TCP not wait for more to send or to acknowledge, where it knows how to."""
-        sock: Any = self.client.socket()  # or a socket that only resembles one
-        if sock and hasattr(socket, option):
-            with suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), 1)
 
     def serve(self, seconds: float) -> None:
         """Send and receive; wait for that, `seconds` at most."""
         self.client.loop(seconds)
-        self.set_option("TCP_QUICKACK")  # the kernel forgets it; mosquitto waits for our ACKs
-        if not self.client.socket():
+        sock = self.client.socket()
+        if sock and hasattr(socket, "TCP_QUICKACK"):  # Linux, which forgets it each time
+            # mosquitto sends an answer only when TCP has acknowledged the one before (Nagle).
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        if not sock:
             self.ended = self.ended or CLOSED
         elif time.monotonic() - self.heard > PATIENCE and (self.sent or not self.window):
             self.ended = f"no answer for {PATIENCE:.0f} s"
