@@ -107,18 +107,26 @@ class Follower:
 
     def files(self) -> dict[bytes, list[Path]]:
         """Return the files of the log by first row: oldest change first, the live one last."""
-        rotated = [Path(each) for each in glob.glob(glob.escape(str(self.path)) + "[.-]*")]
-        found: dict[bytes, list[Path]] = {}
-        try:
-            for path in sorted(filter(Path.is_file, rotated), key=modified):
-                first = first_row(path)
-                found[first] = [*found.pop(first, []), path]
-        except FileNotFoundError:  # it was renamed just now
-            return self.files()
-        live = self.live()
-        found[live] = [*found.pop(live, []), self.path]
-        found.pop(b"", None)
-        return found
+        while True:
+            rotated = self.rotated()
+            found: dict[bytes, list[Path]] = {}
+            with suppress(FileNotFoundError):
+                for path in rotated:
+                    first = first_row(path)
+                    found[first] = [*found.pop(first, []), path]
+                live = self.live()
+                found[live] = [*found.pop(live, []), self.path]
+                found.pop(b"", None)
+                if self.rotated() == rotated:  # else one may have been missed: look again
+                    return found
+
+    def rotated(self) -> dict[Path, int]:
+        """Return what rotation has left beside the log, and the inodes: oldest change first."""
+        paths = [Path(each) for each in glob.glob(glob.escape(str(self.path)) + "[.-]*")]
+        files = [(path.stat(), path) for path in paths if path.is_file()]
+        return {
+            path: stat.st_ino for stat, path in sorted(files, key=lambda each: each[0].st_mtime)
+        }
 
     def live(self) -> bytes:
         """Return the first row of the live log, nothing if it has none."""

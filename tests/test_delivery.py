@@ -588,6 +588,8 @@ def at_every_call(folder, logs, disturbed, fault):
     points = [("", *call) for call in calls(trace)]
     trace, *_ = short_run(folder / "sends", logs, disturbed, "sendto")
     points += [("sendto", "sendto", k) for k in range(1, trace.count(" sendto(") + 1)]
+    if logs == BOTH:  # every other one; all of them with a database, as pytest -m long
+        points = [point for point in points if point[2] % 2]
 
     def run(point):
         call, name, k = point

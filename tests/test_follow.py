@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from dht22 import follow
 from dht22.follow import BLOCK, RESTED, Follower, Position
 from made import HEADER, row
 from rotation import (
@@ -426,6 +427,35 @@ def test_skip_where_nothing_is(reader):
     reader.position = reader.follower.position
     append(reader.log, row(0))
     assert reader.rows() == [row(0)]
+
+
+@pytest.mark.parametrize("look", [1, 2, 3])
+def test_files_shifted_while_they_are_looked_at(reader, monkeypatch, look):
+    """Then a file may get the name of one that was just looked at."""
+    append(reader.log, row(0), row(1))
+    assert len(reader.rows()) == 2
+    append(reader.log, row(2))
+    rename(reader.log)
+    beside(reader.log, ".0").write_text("an older one\n")
+    os.utime(beside(reader.log, ".0"), (1, 1))
+    append(reader.log, row(3))
+    first_row = follow.first_row
+    looks = []
+
+    def shift(path):
+        found = first_row(path)
+        looks.extend([path] if path.suffix == ".0" else [])
+        if len(looks) == look and not beside(reader.log, ".9").exists():
+            path.rename(beside(reader.log, ".9"))
+            beside(reader.log, ".1").rename(path)
+            rename(reader.log)
+            append(reader.log, row(4))
+        return found
+
+    monkeypatch.setattr(follow, "first_row", shift)
+    reader.start()
+    assert reader.rows() == [row(2), row(3), row(4)]
+    assert reader.warnings == []
 
 
 def test_file_that_cannot_be_read_holds_what_comes_after_it(reader):
