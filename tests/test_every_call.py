@@ -1,9 +1,12 @@
 """The server and the client, disturbed at every call that they make to the system."""
 
+import random
 import re
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -23,7 +26,15 @@ import {script}, dht22.delivery
 with contextlib.suppress(OSError):
     os.rename("main", "begins")
 """
-PORTS = iter(range(20_000, 32_000))  # below those that the system hands out
+
+
+def free_port():
+    """Return a port that is free, of those that the system does not hand out by itself."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 def play(folder, disturbed, inject=None):
@@ -32,7 +43,7 @@ def play(folder, disturbed, inject=None):
     Whatever ends early is started again. Return the trace, and how old the missing readings were.
     """
     folder.mkdir()
-    port = next(PORTS)
+    port = free_port()
     logs = options(*(folder / f"a.{ending}" for ending in ("txt", "csv", "db")))
     words = ["strace", "-D", "-f", "-y", "-o", folder / "trace", "-e", f"trace={KINDS}"]
     prefix = [*words, "-e", f"inject={inject}"] if inject else words
