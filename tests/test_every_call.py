@@ -1,9 +1,12 @@
 """The server and the client, disturbed at every call that they make to the system."""
 
+import random
 import re
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -23,7 +26,15 @@ import {script}, dht22.delivery
 with contextlib.suppress(OSError):
     os.rename("main", "begins")
 """
-PORTS = iter(range(20_000, 32_000))  # below those that the system hands out
+
+
+def free_port():
+    """Return a port that is free, of those that the system does not hand out by itself."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 def play(folder, disturbed, inject=None):
@@ -32,7 +43,7 @@ def play(folder, disturbed, inject=None):
     Whatever ends early is started again. Return the trace, and how old the missing readings were.
     """
     folder.mkdir()
-    port = next(PORTS)
+    port = free_port()
     logs = options(*(folder / f"a.{ending}" for ending in ("txt", "csv", "db")))
     words = ["strace", "-D", "-f", "-y", "-o", folder / "trace", "-e", f"trace={KINDS}"]
     prefix = [*words, "-e", f"inject={inject}"] if inject else words
@@ -151,11 +162,18 @@ def test_disturbed_at_every_call(tmp_path, disturbed, step):
     ]
     assert len(points) * step > 200
 
+    failures = []
+
     def run(number):
-        return play(tmp_path / str(number), disturbed, points[number])
+        try:
+            return play(tmp_path / str(number), disturbed, points[number])
+        except (AssertionError, pytest.fail.Exception) as error:
+            failures.append(f"{tmp_path / str(number)}: {error}")
+            return "", []
 
     with ThreadPoolExecutor(4) as pool:
         runs = list(pool.map(run, range(len(points))))
+    assert not failures, "\n".join(failures)
     ages = [age for _, missing in runs for age in missing]
     assert all(age < RESEND + LATE for age in ages)
     met = sum("INJECTED" in trace or "killed by SIGKILL" in trace for trace, _ in runs)

@@ -72,6 +72,18 @@ def assert_flat(running, path, more):
     print(f"resident, MiB: {sizes}")
 
 
+def test_what_is_dropped_right_before_the_end_is_counted(server, tmp_path):
+    running = server("--quiet", "--log", "a.txt")
+    send(running.port, b"50.0,20.0")
+    until(lambda: lines(tmp_path / "a.txt"))  # drops were looked for now; again in a second
+    running.process.send_signal(signal.SIGSTOP)
+    blast(running.port, 20_000)
+    running.process.send_signal(signal.SIGTERM)
+    assert running.stop(signal.SIGCONT) == 0
+    received, *_, dropped = summary(running)
+    assert received + dropped == 20_001 and dropped
+
+
 @pytest.mark.parametrize("number", [100_000, pytest.param(9_900_000, marks=pytest.mark.long)])
 def test_memory_is_flat(server, tmp_path, number):
     running = server("--quiet", "--log", "a.txt")

@@ -3,6 +3,7 @@
 import bz2
 import lzma
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -247,6 +248,18 @@ def test_rotation(tmp_path, ending):
     path.unlink()
     log.append([ROW])
     assert path.read_text() == whole
+
+
+def test_what_a_killed_server_left_in_the_write_ahead_log_is_flushed_at_the_start(tmp_path):
+    killed = logs.DbLog(str(tmp_path / "killed.db"), print)
+    killed.append([ROW])
+    for ending in "", "-wal":
+        shutil.copy(tmp_path / f"killed.db{ending}", tmp_path / f"log.db{ending}")
+    assert (tmp_path / "log.db-wal").stat().st_size > 0
+    logs.DbLog(str(tmp_path / "log.db"), print)
+    assert (tmp_path / "log.db-wal").stat().st_size == 0
+    with sqlite3.connect(tmp_path / "log.db") as connection:
+        assert connection.execute("SELECT humidity FROM reading").fetchall() == [(50.0,)]
 
 
 def test_a_database_goes_on_after_an_append_that_failed_half_way(tmp_path):
