@@ -1,6 +1,7 @@
 """The house: scripts at the top, rooms in dht22/, and arrows that run down only."""
 
 import ast
+import re
 
 import pytest
 
@@ -69,3 +70,10 @@ def test_files_and_functions_are_short(path):
         if isinstance(node, ast.FunctionDef):
             most = LONGER.get(f"{path.stem}.{node.name}", LINES_OF_A_FUNCTION)
             assert node.end_lineno - node.lineno < most, f"{node.name} is too long"
+
+
+def test_ci_installs_the_same_everywhere():
+    here = re.search(r"wanted=\((.*?)\)", (ROOT / ".ci/run").read_text(), re.DOTALL)[1]
+    workflow = (ROOT / ".github/workflows/test.yml").read_text()
+    there = re.search(r"apt-get install -y (.*?)\n      -", workflow, re.DOTALL)[1]
+    assert here.split() == there.split()
