@@ -105,8 +105,9 @@ def send(sensors: list[Sensor], folder: Path) -> None:
                     selector.unregister(key.data.socket)
                 event = events.pop(done, "")
                 if event:
+                    seconds = time.monotonic() - begun
                     print(
-                        f"{done} readings logged after {time.monotonic() - begun:.0f} s: {event} node 1"
+                        f"{done} readings logged after {seconds:.0f} s: {event} node 1", flush=True
                     )
                 if event == "kill":
                     cluster(folder, "kill", 1)
