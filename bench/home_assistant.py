@@ -192,6 +192,7 @@ def run(home: HomeAssistant, folder: Path, port: int) -> None:
         log(path, "attic", "40.0,-1.5", age=3600)
         title = "logged: the kitchen now, the attic an hour ago"
         show(home, title, states(("74.3", "25.7"), gone))
+        log(path, "attic", "41.0,-0.4", age=2)  # two make its rhythm: the hour was a pause
         log(path, "attic", "41.0,-0.5")
         log(path, "kitchen", "74.0,25.6")
         show(home, "logged: both now", states(("74.0", "25.6"), ("41.0", "-0.5")))

@@ -52,6 +52,9 @@ case $2 in
     status) settings "${3:-1}"; rabbitmqctl --quiet cluster_status ;;
     stop)
         for node in 1 2 3; do kill "$(cat "$folder/node$node.pid")" || true; done
+        for node in 1 2 3; do
+            while kill -0 "$(cat "$folder/node$node.pid")" 2> /dev/null; do sleep 0.2; done
+        done
         epmd -port $ERL_EPMD_PORT -kill > /dev/null || true
         ;;
 esac

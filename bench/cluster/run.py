@@ -153,7 +153,9 @@ def main() -> int:
         code = run(Path(name), stack)
         stack.close()
         for node in NODES:
-            print(f"publisher {node}: " + (Path(name, f"desk{node}", "out").read_text()))
+            lines = Path(name, f"desk{node}", "out").read_text().splitlines()
+            said = [line for line in lines if ":1884" in line or "published" in line]
+            print(*(f"publisher {node}: {line}" for line in said), sep="\n")
     return code
 
 
