@@ -231,11 +231,15 @@ class Link:
         return answers
 
     def close(self) -> None:
-        """Take leave: publish `offline`, and wait for what is under way."""
-        if self.connection and self.connection.window:
+        """Wait for what is under way, publish `offline`, and disconnect."""
+        end = time.monotonic() + FAREWELL
+        self.wait_for_answers(end)
+        if self.room() > 0:
             self.publish(Message(self.status, "offline", retain=True))
-            end = time.monotonic() + FAREWELL
-            while self.connection and self.connection.sent and time.monotonic() < end:
-                self.serve(0.1)
-            if self.connection:
-                self.connection.client.disconnect()
+        self.wait_for_answers(end)
+        if self.connection:
+            self.connection.client.disconnect()
+
+    def wait_for_answers(self, end: float) -> None:
+        while self.connection and self.connection.sent and time.monotonic() < end:
+            self.serve(0.1)

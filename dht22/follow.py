@@ -190,7 +190,7 @@ class Follower:
         file = self.opened.get(self.position.file)
         if not isinstance(file, Packed) or not file.damage:
             return False
-        if abs(time.time() - modified(file.path)) < RESTED:
+        if abs(time.time() - os.fstat(file.file.fileno()).st_mtime) < RESTED:
             self.close(self.position.file)
             return True
         self.warn(f"{file.path}: read as far as it goes ({file.damage[0]})")
@@ -341,8 +341,3 @@ def length(path: Path) -> int:
         for piece in iter(lambda: file.read1(BLOCK), b""):
             size += len(piece)
     return size
-
-
-def modified(path: Path) -> float:
-    """Return when a file was modified, in seconds since 1970; raise OSError."""
-    return path.stat().st_mtime

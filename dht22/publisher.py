@@ -97,12 +97,12 @@ class Publisher:
     def show(self) -> None:
         """Have the states of the sensors and their discovery published before more readings."""
         now = time.monotonic()
-        if now >= self.show_due and not self.messages and self.link.room():
+        if now >= self.show_due and not self.messages and self.link.room() > 0:
             self.messages.extend(self.display.due())
             self.show_due = now + SHOW
 
     def send(self) -> None:
-        while self.link.room():
+        while self.link.room() > 0:
             if self.messages:
                 self.link.publish(self.messages.popleft())
                 continue
@@ -126,9 +126,8 @@ class Publisher:
             self.read.extend(self.follower.read())
             self.at_end = not self.read
         except OSError as error:
-            self.follower.warn_once(
-                f"cannot read {error.filename} ({error.strerror}); may this user?"
-            )
+            path = error.filename or self.follower.path
+            self.follower.warn_once(f"cannot read {path} ({error.strerror}); it keeps trying")
         if not self.read:
             self.look_due = now + LOOK
 
