@@ -3,7 +3,7 @@
 
     $ python3 server.py
     listening on *:10001, logging to /home/you/datalog.txt, /home/you/datalog.csv
-    on the Pi: python3 client.py 192.168.1.5 (or desktop.local)
+    on the Pi: python3 client.py 192.168.1.5  # or desktop.local
     10:00:02 192.168.1.7 74.3,25.7
     10:00:04 192.168.1.7 74.4,25.7
     ^C

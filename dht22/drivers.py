@@ -263,4 +263,4 @@ def open_driver(name: str, sensor: str, pin: int | None) -> Driver:
             failures.append(error)
     kernel, *packages = failures
     details = "; ".join(error.why for error in packages)
-    raise NoDriver(kernel.why, f"{kernel.remedy}. Besides, {details}")
+    raise NoDriver(kernel.why, f"{kernel.remedy}. Also tried, but not needed: {details}")

@@ -70,7 +70,7 @@ class Inbox:
             return f"{host}{option}"
         name = f"{socket.gethostname().partition('.')[0]}.local"  # by mDNS
         try:
-            return f"{own_address()}{option} (or {name})"
+            return f"{own_address()}{option}  # or {name}"  # a shell takes it as it stands
         except OSError:  # there is no route
             return f"{name}{option}"
 

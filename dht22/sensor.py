@@ -120,7 +120,7 @@ class Sensor:
             if any(agree(values, earlier) for earlier in seen):
                 return values
             seen.append(values)
-            self.tell(f"read {format_reading(*values)}, to be confirmed")
+            self.tell(f"read {format_reading(*values)}; reading once more to be sure")
         different = " ".join(format_reading(*values) for values in seen)
         raise NoReading(f"{CONFIRM} reads, and no two agree: {different}")
 

@@ -29,7 +29,7 @@ def test_logs_text_and_csv_and_prints(server, tmp_path):
     assert header == "time,client,name,humidity,temperature,n"
     assert len(rows) == 2 and all(STAMPED.fullmatch(row) for row in rows)
     assert re.fullmatch(r"(\d\d:\d\d:\d\d 127\.0\.0\.1 74\.3,25\.7\n){2}", running.out)
-    address = r"[^.]+\.local --port \d+|(\d+\.){3}\d+ --port \d+ \(or [^.]+\.local\)"
+    address = r"[^.]+\.local --port \d+|(\d+\.){3}\d+ --port \d+  # or [^.]+\.local"
     running.says(rf"^on the Pi: python3 client.py ({address})$")
     assert running.err.endswith("2 readings logged\n127.0.0.1: 2 readings\n")
 
