@@ -188,7 +188,8 @@ def test_auto_takes_the_first_that_can_be_used(devices, adafruit, circuitpython,
     assert nothing.value.why == "no sensor is set up on this machine"
     assert nothing.value.remedy == (
         "On a Pi: sudo dtoverlay dht11 gpiopin=11. Without a Pi: --driver simulated. "
-        "Also tried, but not needed: driver adafruit cannot be used: Adafruit_DHT is not installed; "
+        "Also tried, but not needed: "
+        "driver adafruit cannot be used: Adafruit_DHT is not installed; "
         "driver circuitpython cannot be used: adafruit_dht is not installed"
     )
 
@@ -344,7 +345,8 @@ def test_two_sensors_on_one_pi_are_logged_as_two(script, server, tmp_path, sysfs
             ["--pin", 5],
             "no sensor is set up on GPIO5, only on GPIO4 and GPIO17. "
             "Choose one of these with --pin, or set this one up: sudo dtoverlay dht11 gpiopin=5. "
-            "Also tried, but not needed: driver adafruit cannot be used: Adafruit_DHT is not installed; "
+            "Also tried, but not needed: "
+            "driver adafruit cannot be used: Adafruit_DHT is not installed; "
             "driver circuitpython cannot be used: adafruit_dht is not installed",
         ),
     ],
