@@ -18,6 +18,7 @@ history     what the logs know of named sensors, for a restart
 journal     all logs as one, each with its own backlog
 senders     who sends: numbers, duplicates, silence
 
+packed      files that rotation has packed, as far as they go
 follow      the rows of a log from a remembered position on             report.py
 readings    logs as tables
 figures     what there is to say of them

@@ -19,24 +19,17 @@ import glob
 import os
 import re
 import time
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from importlib import import_module
+from collections.abc import Callable
+from contextlib import suppress
 from io import BufferedIOBase
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from dht22.logs import CSV_HEADER, PACKED, ROW
-
-try:
-    from lzma import LZMAError
-except ImportError:  # some Pythons are built without it
-    LZMAError = EOFError  # type: ignore[misc, assignment]
+from dht22.packed import BLOCK, Packed, Plain, length, noting, unpacked
 
 WHOLE_ROW = re.compile(ROW + rb"\n")
-BLOCK = 1 << 16  # bytes, some 700 rows
 FIRST = 10  # lines among which a file's first row is; the server writes it right behind the header
 RESTED = 60.0  # seconds; a packed file that ends early and is older than that is damaged
 
@@ -237,57 +230,6 @@ class Follower:
         self.warned = line
 
 
-class Plain:
-    """A file that is not packed. It may be truncated and written again: nothing of it is kept."""
-
-    def __init__(self, file: BufferedIOBase) -> None:
-        self.file = file
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Return `size` bytes, less at the end."""
-        return os.pread(self.file.fileno(), size, offset)
-
-
-class Packed:
-    """A packed file, read forward only: to go back would be to unpack it from its start."""
-
-    def __init__(self, path: Path, file: BufferedIOBase, start: int) -> None:
-        self.path = path
-        self.file = file
-        self.start = file.seek(start)  # where `kept` was
-        self.kept = b""
-        self.damage: list[str] = []
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Return `size` bytes, less at the end; the next offset shall not be smaller."""
-        self.kept = self.kept[offset - self.start :]
-        self.start = offset
-        with noting(self.damage):
-            while len(self.kept) < size:
-                piece = self.file.read1(BLOCK)
-                if not piece:
-                    break
-                self.kept += piece
-        return self.kept[:size]
-
-
-def unpacked(path: Path) -> BufferedIOBase:
-    """Open a file, and unpack it if its ending tells that it is packed."""
-    file: BufferedIOBase = import_module(PACKED.get(path.suffix, "io")).open(path, "rb")
-    return file
-
-
-@contextmanager
-def noting(damage: list[str]) -> Iterator[None]:
-    """Note in `damage` why a packed file cannot be unpacked any further."""
-    try:
-        yield
-    except (OSError, EOFError, zlib.error, LZMAError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's
-            raise
-        damage.append(str(error))
-
-
 def first_row(path: Path) -> bytes:
     """Return the first row of the file at `path`, nothing if it has none; raise OSError."""
     with unpacked(path) as file:
@@ -330,14 +272,3 @@ def behind(file: BufferedIOBase, wanted: bytes | None) -> tuple[int, bytes]:
             if line == wanted:
                 break
     return offset, last
-
-
-def length(path: Path) -> int:
-    """Return the bytes in a file, of a packed one those that can be unpacked; raise OSError."""
-    if path.suffix not in PACKED:
-        return path.stat().st_size
-    size = 0
-    with unpacked(path) as file, noting([]):
-        for piece in iter(lambda: file.read1(BLOCK), b""):
-            size += len(piece)
-    return size

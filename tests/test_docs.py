@@ -91,6 +91,8 @@ def test_links_lead_somewhere(page):
 def test_files_that_are_named_exist(page):
     folders = r"bench|deploy|dht22|docs|tests|\.ci|\.github"
     for path in re.findall(rf"(?<![\w./])((?:{folders})/[\w@./-]*\w)", TEXT[page]):
+        if re.match("dht22/(reading|state|status)/", path):  # a topic
+            continue
         assert (ROOT / path).exists(), path
 
 

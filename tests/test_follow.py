@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from dht22 import follow
-from dht22.follow import BLOCK, RESTED, Follower, Position
+from dht22.follow import RESTED, Follower, Position
+from dht22.packed import BLOCK
 from made import HEADER, row
 from rotation import (
     COMPRESS,
