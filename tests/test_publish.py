@@ -303,6 +303,7 @@ def test_two_publishers_with_one_id(publish, broker, log):
     pair = [publish(broker.url, "--id", "same", "--state", f"state{k}") for k in range(2)]
     for running in pair:
         running.says("^lost .*; .* another client the same id\\? give each publisher its own --id$")
+    for running in pair:
         assert running.stop() == 0
 
 
