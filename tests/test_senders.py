@@ -110,3 +110,17 @@ def test_the_bound_of_n_is_told_from_what_is_below():
         notices = Notices()
         Senders({"kitchen": n}, None, notices)
         assert len(notices.first) == told
+
+
+@pytest.mark.parametrize(
+    "addresses, told",
+    [("aaaa", False), ("abbb", False), ("abc", False), ("aba", True), ("abcb", True)],
+)
+def test_a_name_from_two_addresses_in_turn_is_reported(addresses, told):
+    """Not a Pi that gets another address, and another one later."""
+    notices = Notices()
+    senders = Senders({}, None, notices)
+    for number, address in enumerate(addresses):
+        named = Named("kitchen", FIRST + number, 0.0, None)
+        assert senders.take(named, address, 0.0, failing=False)
+    assert bool(notices.first) == told
