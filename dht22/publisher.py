@@ -12,7 +12,7 @@ from dht22.follow import Follower, Position
 from dht22.stop import Stop
 from dht22.topics import Display, Message, level, parse
 
-LOOK = 0.1  # seconds from one look at the log to the next
+LOOK = 0.2  # seconds from one look at the log to the next
 SAVE = 1.0  # seconds from one save of the position to the next
 READINGS = 800  # acknowledged, after which it is saved earlier
 SHOW = 1.0  # seconds; at most one state of a sensor
