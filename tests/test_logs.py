@@ -256,8 +256,9 @@ def test_what_a_killed_server_left_in_the_write_ahead_log_is_flushed_at_the_star
     for ending in "", "-wal":
         shutil.copy(tmp_path / f"killed.db{ending}", tmp_path / f"log.db{ending}")
     assert (tmp_path / "log.db-wal").stat().st_size > 0
-    logs.DbLog(str(tmp_path / "log.db"), print)
+    log = logs.DbLog(str(tmp_path / "log.db"), print)  # closed, it would have no such file
     assert (tmp_path / "log.db-wal").stat().st_size == 0
+    log.connection.close()
     with sqlite3.connect(tmp_path / "log.db") as connection:
         assert connection.execute("SELECT humidity FROM reading").fetchall() == [(50.0,)]
 
