@@ -298,7 +298,13 @@ def test_ctrl_c_at_any_moment_of_the_start_is_no_traceback(script):
     for k in range(16):
         running = script("server", "--port", 0)
         time.sleep(k / 80)
-        ended.append(running.stop(signal.SIGINT))
+        running.process.send_signal(signal.SIGINT)
+        # Python takes it in for an error as it looks at argv[0]: "Failed checking if argv[0] is ..."
+        until(lambda: running.process.poll() is not None or "argv[0]" in running.err)  # noqa: B023
+        if "argv[0]" in running.err:
+            running.stop()
+            continue
+        ended.append(running.wait())
         for number in re.findall(r'server\.py", line (\d+)', running.err):
             assert int(number) <= careful, running.err
         assert "dht22/" not in running.err, running.err
