@@ -299,7 +299,7 @@ def test_ctrl_c_at_any_moment_of_the_start_is_no_traceback(script):
         running = script("server", "--port", 0)
         time.sleep(k / 80)
         running.process.send_signal(signal.SIGINT)
-        # Python takes it in for an error as it looks at argv[0]: "Failed checking if argv[0] is ..."
+        # At its start Python may take it for an error: "Failed checking if argv[0] is ...".
         until(lambda: running.process.poll() is not None or "argv[0]" in running.err)  # noqa: B023
         if "argv[0]" in running.err:
             running.stop()
