@@ -227,14 +227,14 @@ def text_log_fails(script, tmp_path, inject=None):
     """Let the text log fail while named and plain readings arrive, and then work again.
 
     Kill the server at a call of `inject`, start it again, and send what is not acknowledged.
-    Return what the three logs hold, and the trace.
+    Return what the three logs hold, the trace, and whether it had to be started again.
     """
     for path in tmp_path.glob("a.*"):
         path.unlink()
     disk, trace = Disk(tmp_path / "disk"), tmp_path / "trace"
     disk.write("a.txt", FULL)
     logs = options(*(tmp_path / log for log in ("disk/a.txt", "a.csv", "a.db")))
-    strace = ["strace", "-f", "-o", trace, "-e", f"trace={','.join(CALLS)}"]
+    strace = ["strace", "-D", "-f", "-o", trace, "-e", f"trace={','.join(CALLS)}"]
     if inject:
         strace += ["-e", f"inject={inject}"]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
@@ -254,7 +254,7 @@ def text_log_fails(script, tmp_path, inject=None):
         until(lambda: "listening" in running.err or running.process.poll() is not None)
         return running
 
-    running = start(*strace)
+    running = first = start(*strace)
     send(port, *SENT)
     plain_ones = [SENT[0].decode(), SENT[2].decode()]
     until(
@@ -289,26 +289,29 @@ def text_log_fails(script, tmp_path, inject=None):
     disk.holder.kill()
     disk.holder.wait()
     running.wait()
-    return found, trace.read_text()
+    return found, trace.read_text(), running is not first
 
 
 @pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.long)])
 def test_killed_at_each_call_while_the_text_log_fails(script, tmp_path, step):
     needs("strace", "nsenter")
     needs_namespaces()
-    found, trace = text_log_fails(script, tmp_path)
+    found, trace, _ = text_log_fails(script, tmp_path)
     assert all(sorted(log) == ["11.1,1.1", "22.2,2.2", "33.3,3.3"] for log in found)
     calls, numbers = [], {}
     for name in re.findall(rf"^\d+ +({'|'.join(CALLS)})\(", trace, re.MULTILINE):
         numbers[name] = numbers.get(name, 0) + 1
         calls.append(f"{name}:signal=KILL:when={numbers[name]}")
     assert len(calls) > 20
+    killed = 0
     for inject in calls[::step]:
-        (text, table, database), trace = text_log_fails(script, tmp_path, inject)
-        assert "killed by SIGKILL" in trace, inject
+        (text, table, database), _, was_killed = text_log_fails(script, tmp_path, inject)
+        killed += was_killed
         assert table.count("22.2,2.2") == database.count("22.2,2.2") == 1, inject
         assert text.count("22.2,2.2") >= 1, inject
         for log in text, table, database:
             for reading in "11.1,1.1", "33.3,3.3":
                 assert log.count(reading) <= 1, inject
-    print(f"killed at {len(calls[::step])} calls")
+    # How many calls there are depends on which datagrams arrive together.
+    assert killed > 0.6 * len(calls[::step])
+    print(f"killed at {killed} calls")
