@@ -18,7 +18,9 @@ RECEIVE_BUFFER = 4 << 20  # bytes asked of the kernel
 BYTES_PER_DATAGRAM = 800  # of the buffer; Linux counts so many for a small one
 SO_MEMINFO, DROPS = 55, 8  # Linux 4.12: nine counters of a socket, the last of them its drops
 
-BATCH = 10_000  # datagrams received before they are written
+# Datagrams received before they are written. The kernel's buffer holds no more of them, so what
+# waits when the server is stopped is received, too.
+BATCH = 12_000
 GATHER = 0.005  # seconds that a batch may gather under load
 BUSY_BATCH = 20  # datagrams; after a batch of this size the next gathers for that long
 BEHIND_BATCH = 1500  # datagrams; after a batch of this size there is no time to gather
