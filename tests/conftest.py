@@ -4,12 +4,17 @@ import signal
 import socket
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from brokers import FAST, Mosquitto, Subscriber
 from tools import DEADLINE, Script, missing
 
 # What a script starts with & ignores SIGINT, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes is the machine's affair.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ def test_n_and_age_at_and_past_their_bounds_never_stop_the_server(server, tmp_pa
         for (n, age), good in BOUNDS.items():
             assert answered(n, age) == good, (n, age)
 
-        @settings(max_examples=200, deadline=None)
+        @settings(max_examples=200)
         @given(
             st.integers(-10, 10**17)
             | st.sampled_from([N_RANGE[0] - 1, N_RANGE[0], N_RANGE[1] - 1, N_RANGE[1]]),
