@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import threading
+from collections import Counter
 from contextlib import suppress
 
 from tools import DEADLINE, needs, until
@@ -124,7 +125,8 @@ class Subscriber:
 
     def wait_for_rows(self, rows, seconds=DEADLINE):
         """Wait until all these rows were heard; return what was, in the order of arrival."""
-        until(lambda: set(rows) <= set(self.rows()), f"all of {len(rows)} rows", seconds)
+        lacks = Counter(rows)
+        until(lambda: not lacks - Counter(self.rows()), f"all of {len(rows)} rows", seconds)
         return self.rows()
 
 

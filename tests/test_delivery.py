@@ -52,6 +52,7 @@ COUNTER = (
     TIMERS
     + """
 import os, time
+from contextlib import suppress
 from dht22 import sensor as room
 def open_counter(sensor, pin):
     note = open("{note}", "a+b", buffering=0)
@@ -60,7 +61,11 @@ def open_counter(sensor, pin):
     def read():
         nonlocal first
         reading = first / 10, {temperature}
-        note.write(b"%.1f,%.1f %f\\n" % (*reading, time.monotonic()))
+        line = b"%.1f,%.1f %f\\n" % (*reading, time.monotonic())
+        for _ in range(2):  # the first may meet a fault that is meant for the client
+            with suppress(OSError):
+                note.write(line)
+                break
         first += 1
         return reading
     return room.Driver("simulated", "each is counted", read, 1, 0.0, made_up=True)
