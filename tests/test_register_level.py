@@ -3,6 +3,7 @@
 The DHT22 and the Pi around it are in dht22sim, where an answer is lost now and then, as in life.
 """
 
+import fcntl
 import os
 import random
 import re
@@ -51,26 +52,36 @@ CLIENT = "client", "127.0.0.1", "--driver", "adafruit", "--port"
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
-    """Build the simulator and Adafruit_DHT in a folder, and return that."""
+    """Return a folder with the simulator and Adafruit_DHT, which the first that needs it builds."""
     needs("gcc")
     needs_namespaces()
     if len(os.sched_getaffinity(0)) < 2:
         missing("a second CPU")
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         missing("Python.h")
-    folder = tmp_path_factory.mktemp("built")
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share what is above
+        folder = folder.parent
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = folder / "register-level"
+        if not (folder / "dht22sim").exists():
+            build(folder)
+    return folder
+
+
+def build(folder):
     # The driver tells 0 from 1 by counting loops while the line is low and while it is high. On a
     # Pi reading the register takes the time; in memory the two loops, once optimized, run at
     # different speeds, and all bits may be 0.
     environment = {**os.environ, "CFLAGS": "-O0"}
-    build = subprocess.run([*PIP, folder], env=environment, stderr=subprocess.PIPE, text=True)
-    if build.returncode:
-        missing(f"what it takes to build Adafruit_DHT ({build.stderr.strip()})")
+    done = subprocess.run([*PIP, folder], env=environment, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        missing(f"what it takes to build Adafruit_DHT ({done.stderr.strip()})")
     subprocess.run(
         ["gcc", "-O2", "-Wall", "-Wextra", "-o", folder / "dht22sim", SIM / "dht22sim.c"],
         check=True,
     )
-    return folder
 
 
 @pytest.fixture
