@@ -207,12 +207,26 @@ def test_after_a_new_start_of_the_pi_the_time_is_as_right_as_its_clock_which_is_
 @pytest.mark.parametrize("clock", ["", NO_CLOCK], ids=["good clocks", "no clocks"])
 def test_of_two_clients_with_one_name_none_is_lost_and_it_is_said(sensor, server, tmp_path, clock):
     running = server("--quiet")
+    gun = tmp_path / "go"
+    at_once = (
+        f"import os, sys, time\nprint('ready', file=sys.stderr)\n"
+        f"while not os.path.exists({str(gun)!r}):\n    time.sleep(0.001)\n"
+    )
     both = [
         sensor(
-            running.port, "--interval", 0.005, "--count", 150, first=first, host=host, setup=clock
+            running.port,
+            "--interval",
+            0.005,
+            "--count",
+            150,
+            first=first,
+            host=host,
+            setup=clock + at_once,
         )
         for first, host in [(0, "127.0.0.1"), (500_000, "::1")]
     ]
+    until(lambda: all("ready" in each.err for each in both))
+    gun.touch()
     assert [each.wait() for each in both] == [0, 0]
     times = Counter(logged(tmp_path / "datalog.csv"))
     assert set(times) == set(both[0].read() + both[1].read()) and len(times) == 300
