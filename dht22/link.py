@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import select
 import socket
 import sys
@@ -81,8 +80,9 @@ class Link:
 
     def send(self, datagram: bytes) -> bool:
         """Send to the first address that takes it; return False if none does."""
-        self.take_error()  # else it would be raised here, and the datagram not sent
-        for _ in range(len(self.addresses)):
+        for _ in range(len(self.addresses) + 1):  # once more: an error may be an earlier datagram's
+            if not self.addresses:
+                return False
             family, address = self.addresses[0]
             try:
                 if self.sock is None:
@@ -106,32 +106,16 @@ class Link:
         try:
             with stop.interruptible():
                 readable, _, _ = select.select([self.sock], [], [], pause)
-            if not readable:
-                return b""
-            self.take_error()
-            return self.sock.recv(LIMIT + 1) if self.sock else b""
-        except BlockingIOError:  # there was an error only
+            return self.sock.recv(LIMIT + 1) if readable else b""
+        except BlockingIOError:  # what came was damaged on its way
             return b""
-        except OSError as error:  # on Windows, that nothing listens; or the socket is of no use
+        except OSError as error:
             self.fail(error)
-            self.close()
             return b""
-
-    def take_error(self) -> None:
-        """Take note of an error that was reported for an earlier datagram."""
-        if self.sock is None or not hasattr(socket, "MSG_ERRQUEUE"):
-            return
-        number = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        try:
-            while True:  # until the queue is empty: before that select returns at once
-                self.sock.recvmsg(0, 0, socket.MSG_ERRQUEUE)
-        except OSError:
-            pass
-        if number:
-            self.fail(OSError(number, os.strerror(number)))
 
     def fail(self, error: OSError) -> None:
         """Turn to the next address; report the error when each address has failed."""
+        self.close()  # further errors may wait in this socket, and `select` would return at once
         self.failed_at = time.monotonic()
         self.quiet_since = None
         self.turn()

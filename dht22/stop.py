@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 
 class Stop:
@@ -19,16 +17,21 @@ class Stop:
 
     def ask(self, *_: object) -> None:
         self.asked = True
-        if self.may_interrupt:
-            raise KeyboardInterrupt
+        self.interrupt()
 
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
+    def interruptible(self) -> Stop:
         """Raise KeyboardInterrupt in this block when a signal comes, or if one came before it."""
+        return self
+
+    def __enter__(self) -> None:
         self.may_interrupt = True
-        try:
-            if self.asked:
-                raise KeyboardInterrupt
-            yield
-        finally:
+        if self.asked:
+            self.interrupt()
+
+    def __exit__(self, *_: object) -> None:
+        self.may_interrupt = False
+
+    def interrupt(self) -> None:
+        if self.may_interrupt:
             self.may_interrupt = False
+            raise KeyboardInterrupt
