@@ -93,6 +93,7 @@ class Server:
         All else is refused.
         """
         now, monotonic = time.time(), time.monotonic()
+        failing = self.journal.is_failing()
         as_logged = AS_LOGGED.fullmatch
         rows: list[Row] = []
         questions: list[tuple[Peer, Named]] = []
@@ -107,7 +108,7 @@ class Server:
                 if named is None:
                     rows.append((now, address, "", reading, ""))
                     continue
-                if self.senders.take(named, address, monotonic, self.journal.is_failing()):
+                if self.senders.take(named, address, monotonic, failing):
                     rows.append((now - named.age, address, named.name, reading, str(named.n)))
                 questions.append((peer, named))
             except ValueError as error:
