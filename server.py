@@ -23,55 +23,44 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports just ends the script
 
 import argparse
-import errno
 import os
-import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from dht22 import console
 from dht22.console import Notices, Parser, Screen, counted, say
 from dht22.datagram import AS_LOGGED, PORT, Named, format_ack, parse, verify
 from dht22.history import is_recoverable, recover
-from dht22.inbox import BATCH, Broken, Datagram, Inbox, Peer, drops, listen
+from dht22.inbox import BATCH, Broken, Datagram, Inbox, Peer, drops, open_inbox
 from dht22.journal import Journal
 from dht22.logs import LOGS, Log, Row
 from dht22.senders import Senders
+from dht22.stop import Stop
 
 DEFAULT_LOGS = ["datalog.txt", "datalog.csv"]
 
 
+@dataclass
 class Server:
     """Takes readings from the inbox to the logs, and answers those of named sensors."""
 
-    def __init__(
-        self,
-        inbox: Inbox,
-        journal: Journal,
-        senders: Senders,
-        notices: Notices,
-        screen: Screen,
-        count: int | None,
-        interval: int | None,
-        keys: dict[str, bytes] | None,
-        forgets: bool,
-    ) -> None:
-        self.inbox = inbox
-        self.journal = journal
-        self.senders = senders
-        self.notices = notices
-        self.screen = screen
-        self.count = count  # readings to log, None without an end
-        self.interval = interval  # seconds, imposed on named clients; None for their own
-        self.keys = keys  # by name, None if unsigned readings are taken
-        self.forgets = forgets  # no log tells after a restart what named sensors have sent
-        self.refused: Counter[str] = Counter()
-        self.look_at = 0.0  # when to look for drops and silence again (monotonic)
+    inbox: Inbox
+    journal: Journal
+    senders: Senders
+    notices: Notices
+    screen: Screen
+    count: int | None  # readings to log, None without an end
+    interval: int | None  # seconds, imposed on named clients; None for their own
+    keys: dict[str, bytes] | None  # by name, None if unsigned readings are taken
+    forgets: bool  # no log tells after a restart what named sensors have sent
+    refused: Counter[str] = field(default_factory=Counter)
+    look_at: float = 0.0  # when to look for drops and silence again (monotonic)
 
-    def run(self, stop: socket.socket) -> None:
-        """Serve until `stop` is readable or `count` readings are logged; raise Broken."""
+    def run(self, stop: Stop) -> None:
+        """Serve until told to stop, or `count` readings are logged; raise Broken."""
         going = True
         while going and self.journal.logged != self.count:
             going = self.inbox.wait(stop, self.room())
@@ -198,25 +187,6 @@ class Server:
         return [*lines, *journal.summary(), *self.senders.summary()]
 
 
-def stop_signals() -> socket.socket:
-    """Return a socket that becomes readable on Ctrl+C and SIGTERM.
-
-    So they end a wait at once, and cut no write short.
-    """
-    stop, bell = socket.socketpair()
-    bell.setblocking(False)
-    signal.set_wakeup_fd(bell.detach())
-    catch_signals(lambda *_: None)
-    return stop
-
-
-def catch_signals(handler: Callable[..., object]) -> None:
-    """Let a handler take Ctrl+C and SIGTERM, unless whoever started us wants them ignored."""
-    for each in signal.SIGINT, signal.SIGTERM:
-        if signal.getsignal(each) != signal.SIG_IGN:
-            signal.signal(each, handler)
-
-
 def log(text: str) -> str:
     """Convert `text` to the path of a log; its ending is the format."""
     if os.path.splitext(text)[1] not in LOGS:
@@ -251,9 +221,7 @@ def get_parser() -> Parser:
         f"{', '.join(LOGS)} (default: datalog.txt and datalog.csv)",
     )
     parser.add_argument(
-        "--keys",
-        metavar="FILE",
-        help="take only readings that are signed with a key of this file (lines of --new-key)",
+        "--keys", metavar="FILE", help="take only readings signed with a key of this file"
     )
     parser.add_argument(
         "--new-key",
@@ -294,18 +262,6 @@ def open_keys(parser: Parser, path: str) -> dict[str, bytes]:
         parser.fail(f"cannot use the keys in {path} ({error.strerror}); make them with --new-key")
 
 
-def open_inbox(parser: Parser, host: str | None, port: int) -> Inbox:
-    """Return the inbox; end the script if its address cannot be used."""
-    try:
-        return Inbox(listen(host, port))
-    except OSError as error:
-        remedy = {
-            errno.EADDRINUSE: "is another server running? give another --port",
-            errno.EACCES: "ports below 1024 are the system's; give another --port",
-        }.get(error.errno or 0, "give an address of this machine as --host")
-        parser.fail(f"cannot listen on {host or 'port'} {port} ({error.strerror}); {remedy}")
-
-
 def open_logs(parser: Parser, paths: Sequence[str]) -> tuple[list[Log], dict[str, int]]:
     """Return the logs, and the highest n of each name that stands in the last of them.
 
@@ -329,13 +285,22 @@ def whose(path: str) -> str:
     return f"sudo chown $USER {existing}"
 
 
-def serve(parser: Parser, options: argparse.Namespace) -> int:
-    """Start and serve until told to stop; return the exit code."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until told to stop; return the exit code."""
+    stop = Stop()
+    parser = get_parser()
+    options = parser.parse_args(argv)
+    if options.new_key:
+        console.print_new_key(parser, options.new_key)
+        return 0
     paths = log_paths(parser, options)
     keys = None if options.keys is None else open_keys(parser, options.keys)
     inbox = open_inbox(parser, options.host, options.port)
-    logs, recovered = open_logs(parser, paths)
-    stop = stop_signals()
+    try:
+        with stop.interruptible():  # reading what was logged can take long
+            logs, recovered = open_logs(parser, paths)
+    except KeyboardInterrupt:
+        return 0
     say(f"listening on {inbox}, logging to {', '.join(map(os.path.abspath, paths))}")
     say(f"on the Pi: python3 client.py {inbox.client_arguments(options.host)}")
     notices = Notices()
@@ -358,20 +323,6 @@ def serve(parser: Parser, options: argparse.Namespace) -> int:
     finally:
         server.finish()
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until told to stop; return the exit code."""
-    parser = get_parser()
-    options = parser.parse_args(argv)
-    if options.new_key:
-        console.print_new_key(parser, options.new_key)
-        return 0
-    catch_signals(signal.default_int_handler)
-    try:
-        return serve(parser, options)
-    except KeyboardInterrupt:  # before it served
-        return 0
 
 
 if __name__ == "__main__":

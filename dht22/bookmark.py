@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from dht22.follow import Position
-from dht22.linefile import lock, was_moved
+from dht22.linefile import lock, replace, was_moved
 
 
 class Bookmark:
@@ -50,22 +48,7 @@ class Bookmark:
 
     def save(self, position: Position) -> None:
         """Put a position on the disk; raise OSError, and the one before stays."""
-        new = f"{self.path}.new"
-        with suppress(FileNotFoundError):
-            os.unlink(new)
-        file = open(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b")  # noqa: SIM115
-        try:
-            lock(file)  # before it is found at the path: never is the log without a lock
-            file.write(self.text(position))
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(new, self.path)
-        except OSError:
-            with suppress(OSError):
-                os.unlink(new)
-            with suppress(OSError):  # it may try to write the rest
-                file.close()
-            raise
+        file = replace(str(self.path), [self.text(position)])
         self.file.close()
         self.file = file
 

@@ -11,9 +11,10 @@ import time
 from contextlib import suppress
 from itertools import repeat, starmap
 
-from dht22.console import say
+from dht22.console import Parser, say
 from dht22.datagram import LIMIT, PORT
 from dht22.resolve import resolve
+from dht22.stop import Stop
 
 RECEIVE_BUFFER = 4 << 20  # bytes asked of the kernel
 BYTES_PER_DATAGRAM = 800  # of the buffer; Linux counts so many for a small one
@@ -77,21 +78,23 @@ class Inbox:
         except OSError:  # there is no route
             return f"{name}{option}"
 
-    def wait(self, stop: socket.socket, room: int) -> bool:
+    def wait(self, stop: Stop, room: int) -> bool:
         """Wait for a datagram, if there is room, for a second at most; return False once stopped.
 
         Raise Broken.
         """
-        sources = [self.sock, stop] if room else [stop]
         try:
-            ready, _, _ = select.select(sources, [], [], 1.0)
+            with stop.interruptible():
+                if room:
+                    select.select([self.sock], [], [], 1.0)
+                else:
+                    time.sleep(1.0)
+                if 1 < self.batch < BEHIND_BATCH:
+                    time.sleep(self.longest_pause * min(1.0, self.batch / BUSY_BATCH))
+        except KeyboardInterrupt:
+            return False
         except OSError as error:
             self.bear(error)
-            return True
-        if stop in ready:
-            return False
-        if 1 < self.batch < BEHIND_BATCH:
-            time.sleep(self.longest_pause * min(1.0, self.batch / BUSY_BATCH))
         return True
 
     def receive(self, room: int) -> list[Datagram]:
@@ -145,6 +148,18 @@ def drops(sock: socket.socket) -> int | None:
     except (OSError, struct.error):  # a kernel before 4.12
         return None
     return int(counters[DROPS])
+
+
+def open_inbox(parser: Parser, host: str | None, port: int) -> Inbox:
+    """Return the inbox; end the script if its address cannot be used."""
+    try:
+        return Inbox(listen(host, port))
+    except OSError as error:
+        remedy = {
+            errno.EADDRINUSE: "is another server running? give another --port",
+            errno.EACCES: "ports below 1024 are the system's; give another --port",
+        }.get(error.errno or 0, "give an address of this machine as --host")
+        parser.fail(f"cannot listen on {host or 'port'} {port} ({error.strerror}); {remedy}")
 
 
 def listen(host: str | None, port: int) -> socket.socket:

@@ -8,7 +8,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from io import FileIO, IOBase
+from io import BufferedWriter, FileIO, IOBase
 from itertools import chain
 
 from dht22.datagram import LIMIT
@@ -82,7 +82,7 @@ class LineFile:
         file.seek(0)
         rows = iter(lambda: file.read(1 << 20), b"")
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        replace(self.path, chain([self.header], rows), mode)
+        replace(self.path, chain([self.header], rows), mode).close()
 
     def refuse_foreign(self, first: bytes | None, last: bytes | None, tail: bytes) -> None:
         """Raise OSError if a file with these first and last lines and this tail is not ours."""
@@ -190,21 +190,27 @@ def foreign(where: str, line: bytes) -> OSError:
     return OSError(errno.EINVAL, f"not a file of ours: {where} {line[:60]!a}")
 
 
-def replace(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> None:
-    """Put a new file in the place of another; raise OSError, and nothing of it is left behind."""
+def replace(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> BufferedWriter:
+    """Put a new file in the place of another, and return it, open and locked.
+
+    Raise OSError, and nothing of it is left behind.
+    """
     new = path + ".new"
     with suppress(FileNotFoundError):
         os.unlink(new)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # follows no link
+    file = open(os.open(new, flags, mode), "wb")  # noqa: SIM115
     try:
-        with open(os.open(new, flags, mode), "wb") as file:
-            file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
+        lock(file)  # before anybody finds it at the path
+        file.writelines(pieces)
+        file.flush()
+        os.fsync(file.fileno())
         os.replace(new, path)
     except OSError:
         with suppress(OSError):
             os.unlink(new)
+        with suppress(OSError):  # it may try to write the rest
+            file.close()
         raise
     if os.name == "posix":  # the new name is on the disk only when its folder is
         with suppress(OSError):  # not every file system can do that; it is replaced all the same
@@ -213,6 +219,7 @@ def replace(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> None:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+    return file
 
 
 def lock(file: IOBase) -> None:

@@ -229,7 +229,7 @@ class Spool:
     def rewrite(self, waiting: Collection[Waiting]) -> None:
         """Replace the file, which has grown long, by one with only what still waits."""
         try:
-            replace(self.path, chain([self.mark], (each.line() for each in waiting)))
+            replace(self.path, chain([self.mark], (each.line() for each in waiting))).close()
         except OSError:  # the old one goes on; where there is no room for both, for long
             self.rewrite_at = self.lines + LONG
             return

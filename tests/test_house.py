@@ -53,10 +53,8 @@ def test_arrows_run_down_only():
 
 LINES, LINES_OF_A_FUNCTION = 330, 40  # at most
 LONGER = {  # what does not fit yet
-    "server.py": 380,
     "publish.main": 45,
     "publish.get_parser": 55,
-    "server.get_parser": 45,
 }
 
 
