@@ -14,16 +14,16 @@ delivery    the sender of named readings, each until it is acknowledged
 
 inbox       the socket: listen, receive, count what was dropped         the server
 logs        the formats .txt, .csv and .db
+rotation    what rotation leaves beside a log, packed or not
 history     what the logs know of named sensors, for a restart
 journal     all logs as one, each with its own backlog
 senders     who sends: numbers, duplicates, silence
 
-packed      files that rotation has packed, as far as they go
-follow      the rows of a log from a remembered position on             report.py
-readings    logs as tables
+readings    logs as tables                                              report.py
 figures     what there is to say of them
 texts       what report.py prints
 picture     the plot
+follow      the rows of a log from a remembered position on
 live        a window with the last minutes
 
 topics      what an MQTT broker is sent, and under which topic          publish.py

@@ -15,7 +15,6 @@ row is none.
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import time
@@ -26,8 +25,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from dht22.logs import CSV_HEADER, PACKED, ROW
-from dht22.packed import BLOCK, Packed, Plain, length, noting, unpacked
+from dht22.logs import CSV_HEADER, ROW
+from dht22.rotation import BLOCK, PACKED, Packed, Plain, length, noting, rotated, unpacked
 
 WHOLE_ROW = re.compile(ROW + rb"\n")
 FIRST = 10  # lines among which a file's first row is; the server writes it right behind the header
@@ -101,25 +100,21 @@ class Follower:
     def files(self) -> dict[bytes, list[Path]]:
         """Return the files of the log by first row: oldest change first, the live one last."""
         while True:
-            rotated = self.rotated()
             found: dict[bytes, list[Path]] = {}
-            with suppress(FileNotFoundError):
-                for path in rotated:
+            with suppress(FileNotFoundError):  # it was renamed just now
+                inodes = self.inodes()
+                for path in inodes:
                     first = first_row(path)
                     found[first] = [*found.pop(first, []), path]
                 live = self.live()
                 found[live] = [*found.pop(live, []), self.path]
                 found.pop(b"", None)
-                if self.rotated() == rotated:  # else one may have been missed: look again
+                if self.inodes() == inodes:  # else one may have been missed: look again
                     return found
 
-    def rotated(self) -> dict[Path, int]:
-        """Return what rotation has left beside the log, and the inodes: oldest change first."""
-        paths = [Path(each) for each in glob.glob(glob.escape(str(self.path)) + "[.-]*")]
-        files = [(path.stat(), path) for path in paths if path.is_file()]
-        return {
-            path: stat.st_ino for stat, path in sorted(files, key=lambda each: each[0].st_mtime)
-        }
+    def inodes(self) -> dict[Path, int]:
+        """Return the inode of each file that rotation has left: oldest change first."""
+        return {Path(each): os.stat(each).st_ino for each in rotated(str(self.path))}
 
     def live(self) -> bytes:
         """Return the first row of the live log, nothing if it has none."""

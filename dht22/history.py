@@ -6,23 +6,18 @@ import errno
 import os
 import sqlite3
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import closing
-from importlib import import_module
-from typing import IO
+from io import BufferedIOBase
+from pathlib import Path
 from urllib.parse import quote
 
 from dht22.console import say
 from dht22.linefile import LONGEST_LINE
-from dht22.logs import NAMED_ROW, PACKED, rotated
+from dht22.logs import NAMED_ROW
+from dht22.rotation import DAMAGE, rotated, unpacked
 
-try:
-    from lzma import LZMAError
-except ImportError:  # a Python that was built without it
-    LZMAError = EOFError  # type: ignore[misc, assignment]
-
-UNREADABLE = OSError, EOFError, ImportError, ValueError, zlib.error, LZMAError, sqlite3.Error
+UNREADABLE = (*DAMAGE, OSError, ImportError, ValueError, sqlite3.Error)
 NAMES = 10_000  # remembered
 PROGRESS = 2.0  # seconds from one line about the progress to the next
 BLOCK = 1 << 20  # bytes
@@ -35,12 +30,11 @@ class Progress:
     def __init__(self) -> None:
         self.due = time.monotonic() + PROGRESS
 
-    def show(self, path: str, file: IO[bytes]) -> None:
+    def show(self, path: str, fd: int) -> None:
         """Report how much of an open file has been read, if a line is due."""
         if time.monotonic() >= self.due:
-            size = os.fstat(file.fileno()).st_size
-            # Of a packed file the position is that in the packed one.
-            position = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+            size = os.fstat(fd).st_size
+            position = os.lseek(fd, 0, os.SEEK_CUR)  # in the packed file, if it is one
             say(f"reading {path}: {100 * position // max(1, size)} %")
             self.due = time.monotonic() + PROGRESS
 
@@ -77,18 +71,17 @@ def recover_csv(path: str, progress: Progress) -> Iterator[tuple[str, int]]:
     ending = os.path.splitext(path)[1]
     if ending in OTHER_PACKINGS:
         raise ValueError(f"{ending} cannot be read here; unpack it")
-    with open(path, "rb") as raw:
-        file = import_module(PACKED[ending]).open(raw) if ending in PACKED else raw
+    with unpacked(Path(path)) as file:
         for block in blocks(file):
-            progress.show(path, raw)
+            progress.show(path, file.fileno())
             for name, n in dict(NAMED_ROW.findall(block)).items():  # the last n of each name
                 yield name.decode("ascii"), int(n)
 
 
-def blocks(file: IO[bytes]) -> Iterator[bytes]:
+def blocks(file: BufferedIOBase) -> Iterator[bytes]:
     """Yield a file in blocks of whole lines; what follows its last line end is left out."""
     rest = b""
-    for block in iter(lambda: file.read1(BLOCK), b""):  # type: ignore[attr-defined]
+    for block in iter(lambda: file.read1(BLOCK), b""):
         lines, _, rest = (rest + block).rpartition(b"\n")
         yield lines + b"\n"
         rest = rest[-LONGEST_LINE:]  # no line of ours is longer

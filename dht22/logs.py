@@ -13,7 +13,6 @@ doubled. `history` tells which formats know, at the next start, what named senso
 from __future__ import annotations
 
 import errno
-import glob
 import os
 import re
 import sqlite3
@@ -197,22 +196,3 @@ Log = Union[TextLog, CsvLog, DbLog]
 # In the order in which they are written: the last one that is in use is that from which the
 # acknowledged readings are recovered, see Journal.
 LOGS: dict[str, type[Log]] = {".txt": TextLog, ".db": DbLog, ".csv": CsvLog}
-
-
-PACKED = {".gz": "gzip", ".xz": "lzma", ".bz2": "bz2"}  # the modules that unpack a rotated log
-NO_LOGS = "-wal", "-shm", "-journal", ".new"  # lie beside a log
-
-
-def rotated(path: str) -> list[str]:
-    """Return what rotation has left of a log, the oldest first."""
-    beside = [*glob.glob(glob.escape(path) + ".*"), *glob.glob(glob.escape(path) + "-*")]
-    files = [each for each in beside if not each.endswith(NO_LOGS) and os.path.isfile(each)]
-    return sorted(files, key=modified)
-
-
-def modified(path: str) -> float:
-    """Return when a file was modified, 0 if it is gone by now."""
-    try:
-        return os.path.getmtime(path)
-    except OSError:
-        return 0.0

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
-from importlib import import_module
-from io import BufferedReader, BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from shutil import copyfileobj
 from tempfile import TemporaryDirectory
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dht22.console import say
 from dht22.datagram import HUMIDITY_RANGE, TEMPERATURE_RANGE, parse
-from dht22.logs import COLUMNS, CSV_HEADER, PACKED, READING, ROW, TEXT_WHOLE, WHOLE, rotated
+from dht22.logs import COLUMNS, CSV_HEADER, READING, ROW, TEXT_WHOLE, WHOLE
+from dht22.rotation import NO_LOGS, is_damage, rotated, unpacked
 
 if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
     from pandas import DataFrame, Series
@@ -29,7 +28,7 @@ if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
 # The server's name for it, and what rotation adds: datalog.csv.1, datalog.csv-20261121.gz
 LOG_NAME = re.compile(r"(.*(\.csv|\.db|\.txt))(?:[.-][0-9][0-9-]*)?(\.gz|\.xz|\.bz2)?", re.DOTALL)
 # What stands beside logs and is none: `report.py datalog*` passes over it
-BESIDE = ("-wal", "-shm", "-journal", ".publish", ".new")
+BESIDE = (*NO_LOGS, ".publish")
 LINE_END = rb"\r?\n"
 ROWS = {".txt": re.compile(READING + LINE_END), ".csv": re.compile(ROW + LINE_END)}
 ROWS[".db"] = ROWS[".csv"]
@@ -77,15 +76,14 @@ class Unreadable(Exception):
 def blocks(log: Log) -> Iterator[bytes]:
     """Yield the lines of a log in blocks, those of a database as in a .csv; raise Unreadable."""
     try:
-        module = import_module(PACKED.get(log.packing, "io"))
-        with module.open(log.path, "rb") as file:
+        with unpacked(log.path) as file:
             yield from database_blocks(log, file) if log.ending == ".db" else file_blocks(log, file)
     except (ImportError, OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise Unreadable(f"{log.path} ({reason})") from None
 
 
-def file_blocks(log: Log, file: BufferedReader) -> Iterator[bytes]:
+def file_blocks(log: Log, file: BufferedIOBase) -> Iterator[bytes]:
     """Yield the lines of a file in blocks; a damaged packed one is read as far as it goes."""
     lines = bytearray()
     try:
@@ -102,17 +100,9 @@ def file_blocks(log: Log, file: BufferedReader) -> Iterator[bytes]:
     yield bytes(lines)
 
 
-def is_damage(error: Exception) -> bool:
-    """Tell whether an error comes from what is in a packed file, not from the disk."""
-    if isinstance(error, OSError):
-        return error.errno is None
-    # lzma is imported where a log is packed with it: some Pythons have none
-    return isinstance(error, (EOFError, zlib.error)) or type(error).__name__ == "LZMAError"
-
-
-def database_blocks(log: Log, file: IO[bytes]) -> Iterator[bytes]:
+def database_blocks(log: Log, file: BufferedIOBase) -> Iterator[bytes]:
     """Yield the rows of a database, 10,000 at a time, as lines."""
-    with unpacked(log, file) as path:
+    with plain_copy(log, file) as path:
         # While a server has the log open its -wal is there; without one, reading would leave ours.
         way = "" if Path(f"{path}-wal").exists() else "&immutable=1"
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro{way}", uri=True)) as database:
@@ -124,7 +114,7 @@ def database_blocks(log: Log, file: IO[bytes]) -> Iterator[bytes]:
 
 
 @contextmanager
-def unpacked(log: Log, file: IO[bytes]) -> Iterator[Path]:
+def plain_copy(log: Log, file: BufferedIOBase) -> Iterator[Path]:
     """Lend the path of a database, or of an unpacked copy."""
     if not log.packing:
         yield log.path.resolve()

@@ -8,7 +8,7 @@ import pytest
 
 from dht22 import follow
 from dht22.follow import RESTED, Follower, Position
-from dht22.packed import BLOCK
+from dht22.rotation import BLOCK
 from made import HEADER, row
 from rotation import (
     COMPRESS,

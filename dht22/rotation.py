@@ -1,7 +1,8 @@
-"""Files that rotation leaves: packed ones are read as the others, as far as they go."""
+"""What rotation leaves beside a log. Packed files are read as the others, as far as they go."""
 
 from __future__ import annotations
 
+import glob
 import os
 import zlib
 from collections.abc import Iterator
@@ -10,14 +11,30 @@ from importlib import import_module
 from io import BufferedIOBase
 from pathlib import Path
 
-from dht22.logs import PACKED
-
 try:
     from lzma import LZMAError
 except ImportError:  # some Pythons are built without it
     LZMAError = EOFError  # type: ignore[misc, assignment]
 
+PACKED = {".gz": "gzip", ".xz": "lzma", ".bz2": "bz2"}  # the modules that unpack
+NO_LOGS = "-wal", "-shm", "-journal", ".new"  # lie beside a log
+DAMAGE = EOFError, zlib.error, LZMAError  # what these modules raise beside OSError
 BLOCK = 1 << 16  # bytes, some 700 rows
+
+
+def rotated(path: str) -> list[str]:
+    """Return what rotation has left of a log, the oldest first."""
+    beside = [*glob.glob(glob.escape(path) + ".*"), *glob.glob(glob.escape(path) + "-*")]
+    files = [each for each in beside if not each.endswith(NO_LOGS) and os.path.isfile(each)]
+    return sorted(files, key=modified)
+
+
+def modified(path: str) -> float:
+    """Return when a file was modified, 0 if it is gone by now."""
+    try:
+        return os.path.getmtime(path)
+    except OSError:
+        return 0.0
 
 
 class Plain:
@@ -65,10 +82,15 @@ def noting(damage: list[str]) -> Iterator[None]:
     """Note in `damage` why a packed file cannot be unpacked any further."""
     try:
         yield
-    except (OSError, EOFError, zlib.error, LZMAError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's
+    except (OSError, *DAMAGE) as error:
+        if not is_damage(error):
             raise
         damage.append(str(error))
+
+
+def is_damage(error: Exception) -> bool:
+    """Tell whether an error comes from what is in a packed file, not from the disk."""
+    return isinstance(error, DAMAGE) or isinstance(error, OSError) and error.errno is None
 
 
 def length(path: Path) -> int:
