@@ -732,6 +732,19 @@ def test_a_desktop_that_answers_from_the_other_one_of_its_two_addresses(script, 
         pi.wait()
 
 
+@pytest.mark.parametrize("ahead", [0, 1000], ids=["settled", "a later n"])
+def test_a_later_silence_has_the_patience_of_one_who_was_answered(sensor, desktop, ahead):
+    client = sensor(
+        desktop.getsockname()[1],
+        *["--interval", 0.05],
+        setup="delivery.FIRST_SILENCE = 30; delivery.SILENCE = 0.5\n",
+    )
+    question, peer = desktop.recvfrom(300)
+    desktop.sendto(format_ack("kitchen", parse(question)[1].n + ahead, None), peer)
+    assert client.says("^no answer from .* for (.*) s:")[1] == "0.5"
+    assert client.stop() == 0
+
+
 # All is well
 
 
