@@ -13,6 +13,7 @@ import time
 import pytest
 
 from client import host, next_due
+from dht22.stop import Stop
 from tools import ROOT, lines
 
 QUICK = {"drivers.MIN_INTERVAL": 0.001}
@@ -236,6 +237,17 @@ def test_goes_on_until_stopped_and_prints_what_it_sends(script, number):
             pass
     assert client.out.splitlines() == received
     assert client.err.splitlines()[-1] == "closing socket"
+
+
+def test_while_a_first_ctrl_c_unwinds_a_second_one_breaks_nothing_off():
+    stop, unwound = Stop(), []
+    with pytest.raises(KeyboardInterrupt), stop.interruptible():
+        try:
+            stop.ask()
+        finally:
+            stop.ask()
+            unwound.append("all")
+    assert unwound == ["all"]
 
 
 @pytest.mark.parametrize("named", [[], ["--name", "kitchen", "--spool", "spool"]], ids=len)

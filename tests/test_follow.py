@@ -159,6 +159,18 @@ def test_bak_and_half_written_copy_beside_the_log(reader):
     assert reader.rows() == [row(10)]
 
 
+def test_of_two_copies_the_one_with_more_rows_is_read(reader):
+    """Though packed it has fewer bytes."""
+    append(reader.log, row(0))
+    assert reader.rows() == [row(0)]
+    append(reader.log, *map(row, range(1, 200)))
+    shutil.copy(reader.log, beside(reader.log, ".bak"))
+    append(reader.log, *map(row, range(200, 250)))
+    rename_and_pack(reader.log)
+    append(reader.log, row(250))
+    assert reader.rows() == [row(k) for k in range(1, 251)]
+
+
 def test_older_file_put_beside_the_log_waits_until_the_live_one_is_left(reader):
     append(reader.log, row(0))
     reader.rows()

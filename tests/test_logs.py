@@ -361,3 +361,17 @@ def test_the_start_tells_its_progress_and_can_be_interrupted(script, tmp_path):
     assert running.stop(signal.SIGTERM) == 0
     assert "listening" not in running.err and "Traceback" not in running.err
     assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize(
+    "position, percent", [(0, 0), (1, 0), (2000, 50), (3999, 99), (4000, 100)], ids=str
+)
+def test_progress_is_the_share_that_was_read(tmp_path, monkeypatch, position, percent):
+    said = []
+    monkeypatch.setattr(history, "say", said.append)
+    monkeypatch.setattr(history, "PROGRESS", 0.0)
+    (tmp_path / "datalog.csv").write_bytes(bytes(4000))
+    with open(tmp_path / "datalog.csv", "rb", buffering=0) as file:
+        file.seek(position)
+        history.Progress().show("datalog.csv", file)
+    assert said == [f"reading datalog.csv: {percent} %"]

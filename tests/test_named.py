@@ -10,14 +10,18 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections import Counter, namedtuple
 from contextlib import suppress
 from datetime import datetime
 
 import pytest
 
+from dht22 import delivery
 from dht22.datagram import format_ack, format_named, parse, parse_ack
+from dht22.link import Link
 from dht22.spool import Spool, Waiting, boot_id
+from dht22.stop import Stop
 from tools import DEADLINE, lines, missing, needs, needs_namespaces, send, until, waited
 
 HEADER = "time,client,name,humidity,temperature,n\n"
@@ -730,6 +734,46 @@ def test_a_desktop_that_answers_from_the_other_one_of_its_two_addresses(script, 
     finally:
         pi.kill()
         pi.wait()
+
+
+@pytest.mark.parametrize("ahead", [0, 1000], ids=["settled", "a later n"])
+def test_a_later_silence_has_the_patience_of_one_who_was_answered(sensor, desktop, ahead):
+    client = sensor(
+        desktop.getsockname()[1],
+        *["--interval", 0.05],
+        setup="delivery.FIRST_SILENCE = 30; delivery.SILENCE = 0.5\n",
+    )
+    question, peer = desktop.recvfrom(300)
+    desktop.sendto(format_ack("kitchen", parse(question)[1].n + ahead, None), peer)
+    assert client.says("^no answer from .* for (.*) s:")[1] == "0.5"
+    assert client.stop() == 0
+
+
+def test_no_silence_begins_before_something_is_sent(desktop, tmp_path, monkeypatch):
+    """Sensors that are read once in ten minutes are silent meanwhile, and so is the server."""
+    now = 1000.0
+    clock = types.SimpleNamespace(time=time.time, monotonic=lambda: now)
+    monkeypatch.setattr(delivery, "time", clock)
+    link = Link("127.0.0.1", desktop.getsockname()[1])
+    link.look_up()
+    sender = delivery.Delivery(link, "kitchen", None, 600.0, Spool(str(tmp_path / "spool")))
+    for _ in range(3):
+        sender.send("50.0,20.0")
+        sender.deliver(now, Stop())
+        assert not link.reported
+        question, peer = desktop.recvfrom(300)
+        desktop.sendto(format_ack("kitchen", parse(question)[1].n, None), peer)
+        until(lambda: sender.deliver(now, Stop()) or not sender.queue)
+        now += 600
+    sender.send("50.0,20.0")
+    sender.deliver(now, Stop())
+    now += 59
+    sender.deliver(now, Stop())
+    assert not link.reported
+    now += 2
+    sender.deliver(now, Stop())
+    assert link.reported == {"silent"}
+    sender.close()
 
 
 # All is well

@@ -2,6 +2,8 @@
 
 import random
 import re
+import sys
+import types
 
 import pytest
 
@@ -9,7 +11,7 @@ import dht_read
 from dht22 import drivers
 from dht22 import sensor as room
 from dht22.drivers import Driver
-from dht22.sensor import NoReading, Sensor
+from dht22.sensor import NoReading, Power, Sensor
 
 
 class Clock:
@@ -181,6 +183,28 @@ def test_tries_are_two_seconds_apart(clock):
     assert readings(sensor, 3) == ["50.4,20.1"] * 3
     assert len(driver.asked) == 6
     assert all(later - earlier >= 2 for earlier, later in zip(driver.asked, driver.asked[1:]))
+
+
+def test_a_sensor_that_gets_power_is_not_read_within_two_seconds(clock, monkeypatch):
+    levels = []
+    pins = types.SimpleNamespace(
+        **{name: name for name in ("BCM", "OUT", "HIGH", "LOW")},
+        setwarnings=lambda on: None,
+        setmode=lambda mode: None,
+        setup=lambda pin, direction, initial: levels.append((clock.now, initial)),
+        output=lambda pin, level: levels.append((clock.now, level)),
+    )
+    monkeypatch.setitem(sys.modules, "RPi", types.SimpleNamespace(GPIO=pins))
+    driver = Playing(clock, [A] * 10)
+    sensor = Sensor(driver.driver, Power(4))
+    for _ in range(2):
+        driver.asked.clear()
+        assert sensor.read() == sensor.read() == "50.0,20.0"
+        on, level = levels[-1]
+        assert level == "HIGH" and driver.asked[0] - on >= 2
+        clock.now += 600
+        sensor.power.switch_off()
+    assert [level for _, level in levels] == ["LOW"] + ["HIGH", "LOW"] * 2
 
 
 FAKE_GPIO = """
