@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     check(parser, options)
     try:
-        from dht22.broker import Broker, Link
+        from dht22.broker import Broker, BrokerLink
         from dht22.publisher import Publisher
     except ImportError as error:
         parser.fail(
@@ -257,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     publisher = Publisher(
         follower,
         bookmark,
-        Link(brokers, name, status, stop),
+        BrokerLink(brokers, name, status, stop),
         Display(prefix, status, options.discovery),
         prefix,
     )

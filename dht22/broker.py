@@ -127,7 +127,7 @@ class Connection:
             self.ended = self.ended or text[text.index("[SSL") :]
 
 
-class Link:
+class BrokerLink:
     """A connection to one of the brokers, made again when it is lost; a change is said once."""
 
     def __init__(self, brokers: Sequence[Broker], name: str, status: str, stop: Stop) -> None:
@@ -145,9 +145,9 @@ class Link:
     def serve(self, seconds: float) -> None:
         """Send and receive, or connect; wait for that, `seconds` at most."""
         if self.connection:
-            begun = self.connection.window
+            was_answered = self.connection.window > 0
             self.connection.serve(seconds)
-            if self.connection.window and not begun:
+            if self.connection.window and not was_answered:
                 self.begin(self.connection)
             if self.connection.ended:
                 self.lose(self.connection.ended)
@@ -187,7 +187,8 @@ class Link:
         else:
             what = "lost"
             remedies = [] if self.is_steady() else [RESTARTED]
-        line = f"{what} {self.brokers[0]} ({reason}); {[*remedies, 'it keeps trying'][0]}"
+        remedy = remedies[0] if remedies else "it keeps trying"
+        line = f"{what} {self.brokers[0]} ({reason}); {remedy}"
         if line not in self.said:
             say(line)
         self.said.add(line)

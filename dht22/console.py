@@ -157,7 +157,7 @@ class Screen:
     def __init__(self, stream: TextIO | None) -> None:
         # A stream that was closed before the start is None; its number may be a log's by now.
         self.fd = stream.fileno() if stream else -1
-        self.begun = b""  # the rest of a line that was written in part
+        self.unfinished = b""  # the rest of a line that was written in part
         if stream and stream.isatty():
             self.fd = open_terminal(self.fd)
 
@@ -166,13 +166,12 @@ class Screen:
 
     def show(self, lines: str) -> None:
         """Write `lines`, as many as there is room for."""
-        rest = self.begun + lines.encode("utf-8", "backslashreplace")
+        rest = self.unfinished + lines.encode("utf-8", "backslashreplace")
         try:
             while rest and self.fd >= 0 and writable(self.fd):
-                # As many whole lines as fit into a chunk, or else a part of a long one.
-                chunk = rest[: rest.rfind(b"\n", 0, CHUNK) + 1 or CHUNK]
-                written = os.write(self.fd, chunk)
-                self.begun = chunk[written : chunk.find(b"\n", max(0, written - 1)) + 1]
+                whole_lines = rest.rfind(b"\n", 0, CHUNK) + 1
+                written = os.write(self.fd, rest[: whole_lines or CHUNK])
+                self.unfinished = rest_of_line(rest, written)
                 rest = rest[written:]
         except BlockingIOError:
             pass
@@ -181,10 +180,17 @@ class Screen:
                 self.fd = -1
 
 
+def rest_of_line(lines: bytes, written: int) -> bytes:
+    """Return what is missing of the line within which a write ended."""
+    if lines[:written].endswith(b"\n"):
+        return b""
+    return lines[written : lines.find(b"\n", written) + 1]
+
+
 def open_terminal(fd: int) -> int:
     """Return a descriptor of our own for a terminal, so that it alone is O_NONBLOCK; -1 for none.
 
-    A terminal polls writable with room for a single byte: only so a write cannot wait.
+    A terminal polls writable when a single byte fits: only O_NONBLOCK keeps a write from waiting.
     """
     flags = os.O_WRONLY | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_NONBLOCK", 0)
     if os.name != "posix":

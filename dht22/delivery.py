@@ -19,10 +19,10 @@ from dht22.stop import Stop
 
 # Seconds to the first repetition, times 1 to 1.5, and doubled for each further one (RFC 7252, 4.2)
 RESEND = 1.0
-RESEND_MOST = 2.0, 60.0  # seconds to a repetition are the interval at most, but within these
+RESEND_MOST = 2.0, 60.0  # the interval is the longest pause to a repetition, but within these
 FIRST_SILENCE = 5.0  # seconds, after which it is reported that no answer has come yet
 SILENCE = 60.0  # seconds, after which it is reported that no further answer comes
-SENDS = 16  # of one n, whose answers are taken: a slow link brings that to an earlier one
+MACS = 16  # kept of one n: on a slow link an answer may be that to an earlier repetition
 LEAP = 1_000_000  # n grows by 1 to this, at random, so that two clients of one name hardly meet
 QUEUE = 100_000  # readings kept
 INTERVAL = 2, 86400  # seconds that a server may set
@@ -43,12 +43,13 @@ class Delivery:
         waiting, self.n, self.highest = spool.load()
         self.queue = deque(waiting)  # the readings that wait, the oldest first
         self.spooled = len(waiting)  # so many of them, from the oldest on, are in the spool
-        self.macs: deque[bytes] = deque(maxlen=SENDS)  # of what was sent with this n
+        self.macs: deque[bytes] = deque(maxlen=MACS)  # of what was sent with this n
         self.timeout = RESEND  # seconds to the next repetition
         self.due = 0.0  # when the oldest reading is sent (monotonic)
         self.renumber_at = 0.0  # when the next n may be drawn because of an answer (monotonic)
         self.was_answered = False  # since the start
-        self.answered_at = time.monotonic()  # or when the queue was last empty
+        # The last answer, or report of silence, or first reading in an empty queue (monotonic)
+        self.silent_since = time.monotonic()
         self.dropped = 0  # for want of room
         self.reported: set[str] = set()
         if not waiting:
@@ -62,7 +63,7 @@ class Delivery:
     def send(self, reading: str) -> bool:
         """Queue a reading that was just read."""
         if not self.queue:
-            self.answered_at = time.monotonic()
+            self.silent_since = time.monotonic()
             self.due = 0.0
         self.queue.append(self.spool.stamp(reading))
         if len(self.queue) > QUEUE:
@@ -128,20 +129,21 @@ class Delivery:
     def transmit(self) -> None:
         """Send the oldest reading, with its age at this moment; for the first time with a new n."""
         now = time.monotonic()
-        most = max(RESEND_MOST[0], min(self.interval, RESEND_MOST[1]))  # as a plain client sends
+        most = max(RESEND_MOST[0], min(self.interval, RESEND_MOST[1]))
         n = self.draw_n() if self.n is None else self.n
         if n is None:
             self.due = now + most
             return
         oldest = self.queue[0]
         datagram = format_named(oldest.reading, self.name, n, oldest.age(), self.key)
-        self.macs.append(datagram.rpartition(b",")[2])
+        if self.key:
+            self.macs.append(datagram.rpartition(b",")[2])
         self.link.send(datagram)
         self.due = now + min(self.timeout * random.uniform(1, 1.5), most)
         self.timeout *= 2
 
     def draw_n(self) -> int | None:
-        """Give the oldest reading an n above all that were seen; return None if there is none."""
+        """Give the oldest reading an n above all that were seen; return None if none is left."""
         clock = int(time.time() * 1_000_000)
         n = max(self.highest, clock if clock < HIGHEST_N else 0, N_RANGE[0])
         n += random.randint(1, LEAP)
@@ -164,7 +166,7 @@ class Delivery:
         """Report that no acknowledgement comes, and doubt the server's address."""
         patience = SILENCE if self.was_answered or self.link.reported else FIRST_SILENCE
         now = time.monotonic()
-        if self.n is None or now - max(self.answered_at, self.link.failed_at) <= patience:
+        if self.n is None or now - max(self.silent_since, self.link.failed_at) <= patience:
             return
         self.link.doubt()
         self.link.report(
@@ -173,12 +175,12 @@ class Delivery:
             " its firewall let UDP in? It keeps trying; the server's own screen tells what it"
             " refuses",
         )
-        self.answered_at = now
+        self.silent_since = now
 
     # Answers
 
     def receive(self, datagram: bytes) -> None:
-        """Take an acknowledgement. Only one that equals the n under way settles it."""
+        """Take an acknowledgement; only one of the very n under way settles the oldest reading."""
         try:
             ack = parse_ack(datagram)
         except ValueError:
@@ -191,7 +193,7 @@ class Delivery:
             self.renumber(ack.last)
 
     def is_genuine(self, ack: Ack, datagram: bytes) -> bool:
-        """Tell whether this is an answer to the reading under way."""
+        """Tell whether an answer is for us; with a key, whether it is to one of our datagrams."""
         if ack.name != self.name:
             return False
         if self.key is None:
@@ -202,7 +204,7 @@ class Delivery:
         """Go on to the next reading: the server has the oldest on its disk."""
         self.remove_oldest()
         self.was_answered = True
-        self.answered_at = time.monotonic()
+        self.silent_since = time.monotonic()
         self.link.recover(f"{self.link} answers")
         if not self.queue:
             self.spool.clear()

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dht22.logs import CSV_HEADER, ROW
-from dht22.rotation import BLOCK, PACKED, Packed, Plain, length, noting, rotated, unpacked
+from dht22.rotation import BLOCK, PACKED, PackedFile, PlainFile, length, noting, rotated, unpacked
 
 WHOLE_ROW = re.compile(ROW + rb"\n")
 FIRST = 10  # lines among which a file's first row is; the server writes it right behind the header
@@ -51,7 +51,7 @@ class Follower:
         self.warn = warn
         self.warned = ""
         # By first row: the file under way, and the one before it in case of a rewind.
-        self.opened: dict[bytes, Plain | Packed] = {}
+        self.opened: dict[bytes, PlainFile | PackedFile] = {}
 
     def read(self) -> list[Position]:
         """Return the positions behind the rows that are new, none at the end; raise OSError."""
@@ -73,7 +73,7 @@ class Follower:
         """Go back to a position that was returned before."""
         self.position = position
         for first, file in [*self.opened.items()]:
-            if isinstance(file, Packed):
+            if isinstance(file, PackedFile):
                 self.close(first)
 
     def skip(self) -> None:
@@ -144,7 +144,7 @@ class Follower:
             self.close(first)
         self.position = Position(onward, finished=(*finished, current) if current else finished)
 
-    def open(self) -> Plain | Packed | None:
+    def open(self) -> PlainFile | PackedFile | None:
         """Open the file under way and find the position in it; return None if it is gone."""
         current = self.position.file
         self.close(current)
@@ -160,7 +160,9 @@ class Follower:
                     self.position = self.position._replace(offset=offset, line=line)
                     packed = path.suffix in PACKED
                     start = offset - len(line)
-                    self.opened[current] = Packed(path, file, start) if packed else Plain(file)
+                    self.opened[current] = (
+                        PackedFile(path, file, start) if packed else PlainFile(file)
+                    )
                     return self.opened[current]
                 file.close()
 
@@ -176,7 +178,7 @@ class Follower:
     def may_grow(self) -> bool:
         """Tell whether a packed file that ends early may be just being written."""
         file = self.opened.get(self.position.file)
-        if not isinstance(file, Packed) or not file.damage:
+        if not isinstance(file, PackedFile) or not file.damage:
             return False
         if abs(time.time() - os.fstat(file.file.fileno()).st_mtime) < RESTED:
             self.close(self.position.file)

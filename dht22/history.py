@@ -56,7 +56,8 @@ def recover(path: str) -> dict[str, int]:
     for each in [*rotated(path), path]:
         try:
             for name, n in recover_one(each, progress):
-                highest[name] = max(n, highest.pop(name, 0))  # the latest name is the last
+                known = highest.pop(name, 0)  # taken out, so that the latest name stands last
+                highest[name] = max(n, known)
                 if len(highest) > NAMES:
                     del highest[next(iter(highest))]
         except UNREADABLE as error:

@@ -1,7 +1,8 @@
 """All logs as one: each row goes to each of them once; one that fails does not stop the others.
 
-What waits for a failing log is kept in memory. Named readings are on the disk before they are
-acknowledged; plain ones are left to the operating system, which writes them within a minute.
+What waits for a failing log, as on a full disk, is kept in memory. Named readings are on the disk
+before they are acknowledged. Plain ones are left to the operating system, which writes them within
+a minute; in a database they are on the disk at once.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from operator import itemgetter
 
 from dht22.console import Notices, counted, say
-from dht22.logs import Log, Row
+from dht22.logs import Log, Row, name_of
 
 BACKLOG = 100_000  # rows kept for a log while it fails
 RETRY = 1.0  # seconds from one try of a failing log to the next
@@ -28,7 +28,7 @@ class Batch:
 
 
 class Backlog:
-    """A log, and the batches that wait for it: one, or while it fails all that have come since."""
+    """A log, and the batches that are not written to it yet. They stay only while it fails."""
 
     def __init__(self, log: Log, notices: Notices) -> None:
         self.log = log
@@ -42,7 +42,8 @@ class Backlog:
     def add(self, batch: Batch) -> bool:
         """Let a batch wait for the log; return False if there is no room.
 
-        There always is for a named one: while a log fails the server takes no further ones.
+        For a named batch there always is: it was taken before the log failed, and while a log fails
+        the server takes no new ones.
         """
         if self.trouble and self.waiting + len(batch.rows) > BACKLOG and not batch.named:
             self.overflowed += len(batch.rows)
@@ -163,8 +164,8 @@ def batches(rows: Sequence[Row]) -> list[Batch]:
     """Return rows as a plain and a named batch, keeping each sender's order."""
     if not rows:
         return []
-    if not any(map(itemgetter(2), rows)):  # the usual case: no row has a name
+    if not any(map(name_of, rows)):  # the usual case
         return [Batch(rows, named=False)]
-    plain = Batch([row for row in rows if not row[2]], named=False)
-    named = Batch([row for row in rows if row[2]], named=True)
+    plain = Batch([row for row in rows if not name_of(row)], named=False)
+    named = Batch([row for row in rows if name_of(row)], named=True)
     return [plain, named] if plain.rows else [named]

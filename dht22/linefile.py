@@ -1,4 +1,4 @@
-"""Files that whole lines are appended to, safe against crashes: the text logs and the spool."""
+"""Files that whole lines are appended to, whatever crashes: the text logs and the spool."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+from collections import namedtuple
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from io import BufferedWriter, FileIO, IOBase
@@ -19,6 +20,10 @@ except ImportError:  # Windows: there the port alone keeps a second server out
     fcntl = None  # type: ignore[assignment]
 
 Warn = Callable[[str], None]
+
+# How a file begins and ends: its first and last whole line if it has_lines; the tail, which is what
+# follows the last line end; and how many nuls follow that. A power cut can leave both.
+Ends = namedtuple("Ends", "has_lines first last tail nuls")
 
 LONGEST_LINE = 2 * LIMIT  # bytes; no line of ours is longer
 
@@ -58,23 +63,24 @@ class LineFile:
         file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         try:
             lock(file)
-            first, last, tail, nuls = ends(file)
-            self.refuse_foreign(first, last, tail)
-            if self.lacks_header(first, tail):
+            found = ends(file)
+            lacks_header = self.lacks_header(found)
+            self.refuse_foreign(found, lacks_header)
+            if lacks_header:
                 self.put_header_back(file)
                 file.close()
                 return self.open()
-            self.repair(file, tail, nuls)
+            self.repair(file, found)
             self.opened = os.fstat(file.fileno())
         except OSError:
             file.close()
             raise
         return file
 
-    def lacks_header(self, first: bytes | None, tail: bytes) -> bool:
+    def lacks_header(self, found: Ends) -> bool:
         """Tell whether a file that should begin with the header begins with a row."""
-        row = tail if first is None else first
-        return bool(self.header and self.whole_pattern.fullmatch(row))
+        begins_with = found.first if found.has_lines else found.tail
+        return bool(self.header and self.whole_pattern.fullmatch(begins_with))
 
     def put_header_back(self, file: FileIO) -> None:
         """Put the header before the rows of a file that somebody emptied while it was written."""
@@ -84,35 +90,35 @@ class LineFile:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         replace(self.path, chain([self.header], rows), mode).close()
 
-    def refuse_foreign(self, first: bytes | None, last: bytes | None, tail: bytes) -> None:
-        """Raise OSError if a file with these first and last lines and this tail is not ours."""
+    def refuse_foreign(self, found: Ends, lacks_header: bool) -> None:
+        """Raise OSError if a file with these ends is not ours."""
         title = self.header.rstrip(b"\n")
-        if first is None or last is None:  # there is no whole line
-            could_be_ours = title.startswith(tail) if title else self.is_tail(tail)
-            if not could_be_ours and not self.lacks_header(first, tail):
-                raise foreign("it ends in", tail)
+        if not found.has_lines:
+            is_begun = title.startswith(found.tail) if title else self.is_tail(found.tail)
+            if not is_begun and not lacks_header:
+                raise foreign("it ends in", found.tail)
             return
-        if title and first != title and not self.lacks_header(first, tail):
+        if title and found.first != title and not lacks_header:
             raise OSError(errno.EINVAL, f"its first line is not {title.decode()}")
-        for line in first, last:
-            if not self.is_ours(line) and line + b"\n" != self.header:
+        for line in found.first, found.last:
+            if line + b"\n" != self.header and not self.is_ours(line):
                 raise foreign("a line in it is", line)
-        if not self.is_tail(tail):
-            raise foreign("it ends in", tail)
+        if not self.is_tail(found.tail):
+            raise foreign("it ends in", found.tail)
 
     def is_tail(self, tail: bytes) -> bool:
         """Tell whether this is a line of ours without its line end, or the beginning of one."""
         return bool(self.whole_pattern.fullmatch(tail) or self.torn_pattern.fullmatch(tail))
 
-    def repair(self, file: FileIO, tail: bytes, nuls: int) -> None:
+    def repair(self, file: FileIO, found: Ends) -> None:
         """Complete a tail that lacks only its line end; cut off one that is torn."""
-        complete = bool(self.whole_pattern.fullmatch(tail))
-        cut = b"" if complete else tail
-        if cut or nuls:
-            self.warn(f"{self.path}: cut off a torn end, {cut!a} and {nuls} NUL bytes")
-            file.truncate(file.seek(0, os.SEEK_END) - nuls - len(cut))
+        complete = bool(self.whole_pattern.fullmatch(found.tail))
+        cut = b"" if complete else found.tail
+        if cut or found.nuls:
+            self.warn(f"{self.path}: cut off a torn end, {cut!a} and {found.nuls} NUL bytes")
+            file.truncate(file.seek(0, os.SEEK_END) - found.nuls - len(cut))
         if complete:
-            self.warn(f"{self.path}: completed the last line, {tail!a}")
+            self.warn(f"{self.path}: completed the last line, {found.tail!a}")
             file.write(b"\n")
 
     def append(self, lines: bytes) -> None:
@@ -164,12 +170,8 @@ class LineFile:
             self.must_undo = False
 
 
-def ends(file: FileIO) -> tuple[bytes | None, bytes | None, bytes, int]:
-    """Return the first and the last whole line of a file, None if there is none, and its tail.
-
-    The tail is what follows the last line end, and the number of NUL bytes after that: a power cut
-    can leave both. A line that is longer than any of ours is cut.
-    """
+def ends(file: FileIO) -> Ends:
+    """Return how a file begins and ends; a line that is longer than any of ours is cut."""
     size = end = file.seek(0, os.SEEK_END)
     while True:  # until a block does not end in NUL bytes
         start = max(0, end - LONGEST_LINE)
@@ -182,8 +184,8 @@ def ends(file: FileIO) -> tuple[bytes | None, bytes | None, bytes, int]:
     file.seek(0)
     first = file.read(LONGEST_LINE).split(b"\n")[0]
     if not lines:
-        return None, None, tail, size - end
-    return first, lines[-1], tail, size - end
+        return Ends(False, b"", b"", tail, size - end)
+    return Ends(True, first, lines[-1], tail, size - end)
 
 
 def foreign(where: str, line: bytes) -> OSError:

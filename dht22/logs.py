@@ -18,7 +18,7 @@ import re
 import sqlite3
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -31,6 +31,7 @@ from dht22.linefile import LineFile, Warn, lock, was_moved
 # time (seconds since 1970), client (IP address), name, reading, n; a plain reading has neither
 # name nor n. A tuple with names would cost the server a tenth of its time.
 Row = tuple[float, str, str, str, str]
+name_of, reading_of = itemgetter(2), itemgetter(3)
 
 # The columns of a CSV: what stands in each, and how that may begin where a line is torn.
 COLUMNS = {
@@ -91,7 +92,7 @@ class TextLog:
         self.flush = self.file.flush
 
     def append(self, rows: Iterable[Row]) -> None:
-        self.file.append(("\n".join(map(itemgetter(3), rows)) + "\n").encode("ascii"))
+        self.file.append(("\n".join(map(reading_of, rows)) + "\n").encode("ascii"))
 
 
 class CsvLog:
@@ -166,11 +167,11 @@ class DbLog:
             raise OSError(errno.EINVAL, "a database, but its table is not that of our readings")
 
     @contextmanager
-    def transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
-        """Commit what is executed, or nothing of it; raise OSError."""
+    def transaction(self) -> Iterator[None]:
+        """Do what is in the block as a whole or not at all; raise OSError."""
         try:
             self.connection.execute("BEGIN IMMEDIATE")
-            yield self.connection.execute
+            yield
             self.connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise OSError(errno.EIO, str(error)) from None
@@ -189,10 +190,10 @@ class DbLog:
             self.connection.executemany(INSERT, values)
 
     def flush(self) -> None:
-        pass
+        pass  # `append` has done it
 
 
 Log = Union[TextLog, CsvLog, DbLog]
-# In the order in which they are written: the last one that is in use is that from which the
-# acknowledged readings are recovered, see Journal.
+# In the order in which they are written. The last one in use is that from which, at the next start,
+# the acknowledged readings are recovered (see Journal): formats without names and n come first.
 LOGS: dict[str, type[Log]] = {".txt": TextLog, ".db": DbLog, ".csv": CsvLog}

@@ -6,11 +6,11 @@ import time
 from collections import deque
 
 from dht22.bookmark import Bookmark
-from dht22.broker import Link
+from dht22.broker import BrokerLink
 from dht22.console import say
 from dht22.follow import Follower, Position
 from dht22.stop import Stop
-from dht22.topics import Display, Message, level, parse
+from dht22.topics import Display, Message, level, parse_row
 
 LOOK = 0.2  # seconds from one look at the log to the next
 SAVE = 1.0  # seconds from one save of the position to the next
@@ -22,7 +22,12 @@ class Publisher:
     """The readings on their way from the log to the broker."""
 
     def __init__(
-        self, follower: Follower, bookmark: Bookmark, link: Link, display: Display, prefix: str
+        self,
+        follower: Follower,
+        bookmark: Bookmark,
+        link: BrokerLink,
+        display: Display,
+        prefix: str,
     ) -> None:
         self.follower = follower
         self.bookmark = bookmark
@@ -111,7 +116,7 @@ class Publisher:
             if not self.read:
                 return
             position = self.read.popleft()
-            reading = parse(position.line)
+            reading = parse_row(position.line)
             topic = f"{self.prefix}/reading/{level(reading.name)}"
             mid = self.link.publish(Message(topic, reading.payload))
             self.under_way.append((mid, position))

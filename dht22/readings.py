@@ -177,14 +177,14 @@ def tables(log: Log, skipped: Skipped) -> Iterator[DataFrame]:
                 raise ValueError(NO_ROW)
             readings = table(rows, log)
         except ValueError:
-            rows = b"".join(checked(block, log, number, skipped))
+            rows = b"".join(rows_of(block, log, number, skipped))
             readings = table(rows, log)
         if len(readings):
             yield readings
         number += block.count(b"\n")
 
 
-def checked(block: bytes, log: Log, number: int, skipped: Skipped) -> Iterator[bytes]:
+def rows_of(block: bytes, log: Log, number: int, skipped: Skipped) -> Iterator[bytes]:
     """Yield the lines of a block that are rows; the number of its first line is `number`."""
     for line in BytesIO(block):
         try:

@@ -1,4 +1,4 @@
-"""What rotation leaves beside a log. Packed files are read as the others, as far as they go."""
+"""What rotation leaves beside a log. PackedFile files are read as the others, as far as they go."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def modified(path: str) -> float:
         return 0.0
 
 
-class Plain:
+class PlainFile:
     """A file that is not packed. It may be truncated and written again: nothing of it is kept."""
 
     def __init__(self, file: BufferedIOBase) -> None:
@@ -48,7 +48,7 @@ class Plain:
         return os.pread(self.file.fileno(), size, offset)
 
 
-class Packed:
+class PackedFile:
     """A packed file, read forward only: to go back would be to unpack it from its start."""
 
     def __init__(self, path: Path, file: BufferedIOBase, start: int) -> None:

@@ -10,7 +10,8 @@ from dht22.datagram import HIGHEST_N, Named
 from dht22.history import NAMES
 from dht22.logs import Row
 
-ADDRESSES = 10_000  # remembered; what further ones send is counted under `others`
+ADDRESSES = 10_000  # remembered; what further ones send is counted together
+OTHERS = "(others)"  # no sensor can have this name
 SHOWN = 50  # in the summary
 SILENT = 60.0  # seconds without a reading, and at least 5 intervals
 
@@ -44,7 +45,7 @@ class Sender:
         return alternates
 
     def is_missed(self, now: float) -> bool:
-        """Tell whether it was heard three times and then not for long."""
+        """Tell whether at least three of its readings came, and then none for long."""
         pause = now - self.last_heard
         return self.readings >= 3 and not self.is_silent and pause > max(SILENT, 5 * self.interval)
 
@@ -69,7 +70,7 @@ class Senders:
                 notices.add("%s has used up its numbers: give that sensor another name", name)
 
     def take(self, named: Named, address: str, now: float, failing: bool) -> bool:
-        """Tell whether a named reading is new.
+        """Take a named reading if it is new, and tell whether it is.
 
         Raise ValueError if it cannot be taken now, because a log is failing or there are too many
         names: its client keeps it.
@@ -107,7 +108,7 @@ class Senders:
         senders = Counter([name or client for _, client, name, _, _ in rows])
         for key, readings in senders.items():
             if key not in self.named and key not in self.plain and len(self.plain) >= ADDRESSES:
-                key = "others"
+                key = OTHERS
             sender = self.named.get(key) or self.plain.setdefault(key, Sender())
             if sender.is_silent:
                 self.notices.add("%s is back", key)

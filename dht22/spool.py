@@ -38,7 +38,7 @@ def boottime() -> float:
     return time.monotonic()
 
 
-def checked(text: str) -> bytes:
+def with_checksum(text: str) -> bytes:
     """Return `text` as a line of the spool."""
     content = text.encode("ascii")
     return b"%b,%08x\n" % (content, crc32(content))
@@ -75,7 +75,7 @@ class Waiting:
 
     def line(self) -> bytes:
         wall = max(self.wall, 0)
-        return checked(f"{self.place},{self.boot},{self.since:.6f},{wall:.6f},{self.reading}")
+        return with_checksum(f"{self.place},{self.boot},{self.since:.6f},{wall:.6f},{self.reading}")
 
 
 class Spool:
@@ -130,7 +130,7 @@ class Spool:
         waiting, place, n = self.read()
         self.next_place = 1 + max([place, *(each.place for each in waiting)])
         if n:
-            self.mark = checked(f"n,{place},{n}")
+            self.mark = with_checksum(f"n,{place},{n}")
         return waiting, n if waiting and waiting[0].place == place else None, n
 
     def read(self) -> tuple[list[Waiting], int, int]:
@@ -166,7 +166,7 @@ class Spool:
 
     def owe(self, place: int, n: int) -> None:
         """Let a mark be the next line that is written."""
-        self.mark = checked(f"n,{place},{n}")
+        self.mark = with_checksum(f"n,{place},{n}")
         self.owed = True
 
     def write(self, waiting: Iterable[Waiting]) -> bool:

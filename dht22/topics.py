@@ -34,7 +34,7 @@ class Reading(NamedTuple):
     payload: str
 
 
-def parse(row: bytes) -> Reading:
+def parse_row(row: bytes) -> Reading:
     """Return the reading in a whole row of the log."""
     stamp, client, name, humidity, temperature, n = row.decode("ascii").rstrip().split(",")
     fields: dict[str, object] = {"time": stamp, "client": client}
@@ -59,7 +59,7 @@ def level(name: str) -> str:
     return plain if plain == name else f"{plain}-{zlib.crc32(name.encode()):08x}"
 
 
-class Sensor:
+class ShownSensor:
     """What displays are told of a sensor."""
 
     def __init__(self, name: str) -> None:
@@ -89,11 +89,11 @@ class Display:
         self.prefix = prefix
         self.status = status  # the topic that tells whether the publisher is there
         self.discovery = discovery  # the prefix of Home Assistant's topics
-        self.sensors: dict[str, Sensor] = {}
+        self.sensors: dict[str, ShownSensor] = {}
 
     def hear(self, reading: Reading) -> None:
         if reading.name not in self.sensors:
-            self.sensors[reading.name] = Sensor(reading.name)
+            self.sensors[reading.name] = ShownSensor(reading.name)
         self.sensors[reading.name].hear(reading)
 
     def begin(self) -> None:
@@ -120,10 +120,10 @@ class Display:
                 sensor.times -= 1
                 yield Message(self.state(sensor), sensor.latest.payload)
 
-    def state(self, sensor: Sensor) -> str:
+    def state(self, sensor: ShownSensor) -> str:
         return f"{self.prefix}/state/{level(sensor.name)}"
 
-    def announcement(self, sensor: Sensor) -> Iterator[Message]:
+    def announcement(self, sensor: ShownSensor) -> Iterator[Message]:
         """Yield the discovery of a sensor, in the form that any version of Home Assistant knows."""
         device = re.sub("[^A-Za-z0-9_-]", "-", f"{self.prefix}_{level(sensor.name)}")
         for quantity, unit in QUANTITIES.items():

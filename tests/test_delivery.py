@@ -478,7 +478,7 @@ def prepare(client, logs):
         spool.Waiting(k, spool.boot_id(), spool.boottime(), time.time(), reading_of(k))
         for k in range(SPOOLED)
     ]
-    sent = spool.checked(f"n,{SPOOLED - 2},{wall + SPOOLED - 2}")
+    sent = spool.with_checksum(f"n,{SPOOLED - 2},{wall + SPOOLED - 2}")
     client.spool.write_bytes(b"".join(each.line() for each in waiting) + sent)
     client.spooled = [each.reading for each in waiting]
     client.note.write_text("".join(f"{reading_of(k)} {time.monotonic()}\n" for k in range(SPOOLED)))

@@ -109,7 +109,7 @@ def test_a_great_number_of_senders_is_bounded(server, tmp_path, number):
     assert running.stop() == 0
     received, logged, *_, dropped = summary(running)
     assert received == logged and logged + dropped == next(numbers)
-    assert f"\nothers: {logged - 10_000} readings\n" in running.err
+    assert f"\n(others): {logged - 10_000} readings\n" in running.err
     assert running.err.count("\n") < 100, "a summary that fits a screen"
 
 

@@ -373,5 +373,5 @@ def test_progress_is_the_share_that_was_read(tmp_path, monkeypatch, position, pe
     (tmp_path / "datalog.csv").write_bytes(bytes(4000))
     with open(tmp_path / "datalog.csv", "rb", buffering=0) as file:
         file.seek(position)
-        history.Progress().show("datalog.csv", file)
+        history.Progress().show("datalog.csv", file.fileno())
     assert said == [f"reading datalog.csv: {percent} %"]

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from dht22 import topics
-from dht22.topics import Display, level, parse
+from dht22.topics import Display, level, parse_row
 
 NAMED = b"2026-11-21T10:00:02.123Z,192.168.1.7,kitchen,74.3,25.7,1763719202123456\n"
 
@@ -26,12 +26,12 @@ NAMED = b"2026-11-21T10:00:02.123Z,192.168.1.7,kitchen,74.3,25.7,176371920212345
     ],
 )
 def test_payload(row, payload):
-    assert parse(row).payload == payload
+    assert parse_row(row).payload == payload
 
 
 def test_time():
-    assert parse(NAMED).time == 1795255202.123
-    assert parse(NAMED.replace(b"11-21", b"02-30")).time == 0, "no such day: never shown as new"
+    assert parse_row(NAMED).time == 1795255202.123
+    assert parse_row(NAMED.replace(b"11-21", b"02-30")).time == 0, "no such day: never shown as new"
 
 
 def test_levels_have_neither_dots_nor_colons_and_stay_different():
@@ -78,26 +78,26 @@ def states(display):
 
 
 def test_state_is_the_latest(display, clock):
-    display.hear(parse(row(clock.now - 4, humidity=1.0)))
-    display.hear(parse(row(clock.now - 2, humidity=2.0)))
+    display.hear(parse_row(row(clock.now - 4, humidity=1.0)))
+    display.hear(parse_row(row(clock.now - 2, humidity=2.0)))
     assert states(display) == {"dht22/state/kitchen": 2.0}
     assert states(display) == {"dht22/state/kitchen": 2.0}, "again, once it has been discovered"
     assert not display.is_due()
     assert states(display) == {}
-    display.hear(parse(row(clock.now, humidity=3.0)))
+    display.hear(parse_row(row(clock.now, humidity=3.0)))
     assert states(display) == {"dht22/state/kitchen": 3.0}
     assert states(display) == {}
 
 
 def test_state_of_the_past_is_not_shown(display, clock):
-    display.hear(parse(row(clock.now - 601)))
+    display.hear(parse_row(row(clock.now - 601)))
     assert states(display) == {}
-    display.hear(parse(row(clock.now - 599)))
+    display.hear(parse_row(row(clock.now - 599)))
     assert states(display) == {"dht22/state/kitchen": 50.0}
 
 
 def test_state_is_shown_again_on_each_connection(display, clock):
-    display.hear(parse(row(clock.now)))
+    display.hear(parse_row(row(clock.now)))
     while display.is_due():
         states(display)
     clock.now += 500
@@ -115,7 +115,7 @@ def configs(display):
 
 
 def test_discovery(display, clock):
-    display.hear(parse(row(clock.now, "a.b")))
+    display.hear(parse_row(row(clock.now, "a.b")))
     found = configs(display)
     device = "dht22_" + level("a.b")
     assert found.keys() == {
@@ -139,7 +139,7 @@ def test_discovery(display, clock):
 
 
 def test_discovery_is_repeated(display, clock):
-    display.hear(parse(row(clock.now)))
+    display.hear(parse_row(row(clock.now)))
     assert len(configs(display)) == 2
     clock.now += 599
     assert configs(display) == {}
@@ -151,7 +151,7 @@ def test_discovery_is_repeated(display, clock):
 
 def test_no_discovery(clock):
     display = Display("dht22", "dht22/status/me", None)
-    display.hear(parse(row(clock.now)))
+    display.hear(parse_row(row(clock.now)))
     assert [message.topic for message in display.due()] == ["dht22/state/kitchen"]
 
 
@@ -170,7 +170,7 @@ def test_no_discovery(clock):
 )
 def test_expires_after_three_intervals(display, clock, times, expire_after):
     for each in times:
-        display.hear(parse(row(clock.now + each)))
+        display.hear(parse_row(row(clock.now + each)))
     assert {config["expire_after"] for config in configs(display).values()} == {expire_after}
 
 
@@ -178,16 +178,16 @@ def test_small_changes_of_the_rhythm_are_not_announced(display, clock):
     now = clock.now
     for k in range(9):
         now += 1000 + 9 * (-1) ** k
-        display.hear(parse(row(now)))
+        display.hear(parse_row(row(now)))
         assert len(configs(display)) == (2 if k < 2 else 0)
-    display.hear(parse(row(now + 2000)))
-    display.hear(parse(row(now + 4000)))
+    display.hear(parse_row(row(now + 2000)))
+    display.hear(parse_row(row(now + 4000)))
     assert {config["expire_after"] for config in configs(display).values()} == {6000}
 
 
 def test_the_prefix_tells_desktops_apart(clock):
     display = Display("lab/two", "lab/two/status/me", "homeassistant")
-    display.hear(parse(row(clock.now)))
+    display.hear(parse_row(row(clock.now)))
     first, *_, state = display.due()
     assert first.topic == "homeassistant/sensor/lab-two_kitchen/humidity/config"
     assert state.topic == "lab/two/state/kitchen"
