@@ -31,7 +31,10 @@ import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
 
-from dht22 import console
+try:
+    from dht22 import console
+except ModuleNotFoundError:
+    sys.exit("client.py: error: the folder dht22 is not beside this file; copy it too (scp -r)")
 from dht22.console import Parser, Screen, say
 from dht22.datagram import PORT
 from dht22.drivers import MIN_INTERVAL
@@ -83,7 +86,7 @@ def run(
 
 
 def wait_for_next(due: float, sender: Plain | Delivery, stop: Stop) -> float:
-    """Let the sender work until the reading after that of `due` is due; return when that is."""
+    """Let the sender work until the next reading is due; return when that is."""
     now = time.monotonic()
     interval = None
     while interval != sender.interval:  # the server may set another meanwhile

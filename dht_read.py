@@ -5,8 +5,8 @@
     driver iio (the kernel reads the sensor on GPIO11)
     74.3,25.7
 
-A reading is humidity in percent, then temperature in degrees Celsius. Exit code: 0 = a reading,
-1 = none, or no driver, 2 = usage.
+A reading is humidity in percent, then temperature in degrees Celsius. Exit code: 0 = a reading, or
+stopped by Ctrl+C, 1 = none, or no driver, 2 = usage.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 
-from dht22 import console
+try:
+    from dht22 import console
+except ModuleNotFoundError:
+    sys.exit("dht_read.py: error: the folder dht22 is not beside this file; copy it too (scp -r)")
 from dht22.console import Parser, Screen, say
 from dht22.sensor import NoReading, add_sensor_options, open_sensor
 from dht22.stop import Stop
@@ -66,17 +69,16 @@ def get_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print readings; return 0 if there was one, else 1, after what to look at."""
+    """Print readings; return 0, or 1 if there was none, after what to look at."""
     stop = Stop()
     parser = get_parser()
     options = parser.parse_args(argv)
     screen = Screen(sys.stdout)
     readings = 0
-    failures = ""
+    told: list[str] = []  # what each try came to
 
     def tell(line: str) -> None:
-        nonlocal failures
-        failures += line
+        told.append(line)
         say(line)
 
     try:
@@ -91,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if readings:
         return 0
-    for hint in hints(failures):
+    for hint in hints(" ".join(told)):
         say(hint)
     return 1
 

@@ -14,7 +14,7 @@
 Each reading goes to dht22/reading/SENSOR: the sensor's name, or the address of one without a name.
 
     {"time":"2026-11-21T10:00:02.123Z","client":"192.168.1.7","name":"kitchen",
-    "n":1763719202123456,"humidity":74.3,"temperature":25.7}
+    "n":1795255202123456,"humidity":74.3,"temperature":25.7}
 
 For displays the latest one goes to dht22/state/SENSOR too, once a second at most, and never when it
 is older than 10 minutes. Home Assistant finds each sensor by itself. dht22/status/ID, retained, is

@@ -55,7 +55,7 @@ class Server:
     count: int | None  # readings to log, None without an end
     interval: int | None  # seconds, imposed on named clients; None for their own
     keys: dict[str, bytes] | None  # by name, None if unsigned readings are taken
-    forgets: bool  # no log tells after a restart what named sensors have sent
+    forgets: bool  # without a log that knows names: after a restart duplicates are not known
     refused: Counter[str] = field(default_factory=Counter)
     look_at: float = 0.0  # when to look for drops and silence again (monotonic)
 
@@ -274,15 +274,9 @@ def open_logs(parser: Parser, paths: Sequence[str]) -> tuple[list[Log], dict[str
         return logs, recover(path) if is_recoverable(path) else {}
     except OSError as error:
         remedy = "give another file as --log"
-        if isinstance(error, PermissionError):
-            remedy = f"{whose(path)}, or {remedy}"
+        if isinstance(error, PermissionError) and os.path.exists(path):
+            remedy = f"if it is from a start with sudo: sudo chown $USER {path}; or {remedy}"
         parser.fail(f"cannot log to {path} ({error.strerror}); {remedy}")
-
-
-def whose(path: str) -> str:
-    """Return the command that makes a file, or else its folder, ours."""
-    existing = path if os.path.exists(path) else os.path.dirname(path) or "."
-    return f"sudo chown $USER {existing}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

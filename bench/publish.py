@@ -43,7 +43,7 @@ def readings(count: int) -> Iterator[tuple[str, str]]:
     """Yield readings as rows of the log and as what is published of them."""
     for k in range(count):
         stamp = f"2026-11-21T{k // 3600:02}:{k // 60 % 60:02}:{k % 60:02}.123Z"
-        humidity, n = 40 + k % 300 / 10, 1763719202123456 + k
+        humidity, n = 40 + k % 300 / 10, 1795255202123456 + k
         yield (
             f"{stamp},192.168.1.7,kitchen,{humidity:.1f},25.7,{n}\n",
             f'{{"time":"{stamp}","client":"192.168.1.7","name":"kitchen","n":{n},'

@@ -70,7 +70,7 @@ def seconds(text: str) -> float:
         interval = -1.0
     if interval != 0 and not 0.001 <= interval <= 86400:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not an interval (seconds, 0.001 to 86400, or 0)"
+            f"{text!r} is not an interval (seconds, as 2 or 0.5, to 86400; 0 is without a pause)"
         )
     return interval
 
@@ -79,7 +79,7 @@ def name(text: str) -> str:
     """Convert `text` to the name of a sensor."""
     if not re.fullmatch(NAME, text.encode()):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a name (1 to 32 of A-Z a-z 0-9 . _ -, and not an IP address)"
+            f"{text!r} is not a name (1 to 32 of A-Z a-z 0-9 . _ -, no blanks, not an IP address)"
         )
     return text
 

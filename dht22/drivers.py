@@ -126,7 +126,8 @@ def find_iio(pin: int | None) -> tuple[str, int | None]:
         )
     raise NoDriver(
         f"no sensor is set up on GPIO{pin}, only on {' and '.join(pins)}",
-        f"Choose one of these with --pin, or set this one up: {setup}",
+        "Choose one of these with --pin, which is a BCM number (pin 23 of the header is GPIO11), or"
+        f" set this one up: {setup}",
     )
 
 

@@ -1,4 +1,4 @@
-"""The readings on their way from a log to a broker: nothing is done before it is acknowledged."""
+"""The readings on their way from a log to a broker: each is done once it is acknowledged."""
 
 from __future__ import annotations
 

@@ -84,8 +84,8 @@ class Spool:
     The file has a line for each reading, which begins with its place, and a mark for each n, which
     is written before that n is sent for the first time:
 
-        7,BOOT_ID,1234.567890,1763719202.123456,74.3,25.7,CHECKSUM
-        n,7,1763719203000000,CHECKSUM
+        7,BOOT_ID,1234.567890,1795255202.123456,74.3,25.7,CHECKSUM
+        n,7,1795255203000000,CHECKSUM
 
     The mark says that this n belongs to the reading at place 7, and that all earlier places are
     done. A mark that cannot be written is owed: it is written first when there is room again.

@@ -1,8 +1,10 @@
 """The client as its users meet it. Drivers are faked at the edge: a module, a tree over /sys."""
 
 import argparse
+import os
 import random
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -174,6 +176,21 @@ def test_an_error_is_one_line(script, argv, code, error):
     *talk, last = client.err.splitlines()
     assert last.startswith("client.py: error: ") and error in last
     assert all(line.startswith("driver simulated") for line in talk)
+
+
+@pytest.mark.parametrize("name", ["client", "dht_read"])
+def test_a_script_that_was_copied_alone_tells_what_is_missing(tmp_path, name):
+    script = shutil.copy(ROOT / f"{name}.py", tmp_path)
+    done = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": ""},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"{name}.py: error: the folder dht22 is not beside this file; copy it too (scp -r)\n"
+    )
 
 
 INTERRUPT = """

@@ -135,7 +135,7 @@ def test_six_commands_set_up_the_desktop_and_six_the_pi(tmp_path):
 
 def test_the_figures_of_how_much_it_is():
     """From the length of a row, and rows a day."""
-    row = len("2026-11-21T10:00:02.123Z,192.168.1.7,kitchen,74.3,25.7,1763719204126000\n")
+    row = len("2026-11-21T10:00:02.123Z,192.168.1.7,kitchen,74.3,25.7,1795255204126000\n")
     assert f"| a named reading | {len('74.3,25.7') + 1} bytes | {row} bytes |" in YEARS
     for seconds in 2, 60:
         day = 86400 / seconds * row / 1e6

@@ -186,7 +186,7 @@ def test_a_tcp_client_reaches_the_server_through_socat(tmp_path, server):
         try:
             port = until(lambda: re.search(r"listening on .*:(\d+)", said.read_text()))[1]
             ask = ask.replace("192.168.1.5 1234", f"127.0.0.1 {port}")
-            assert bash(ask, tmp_path) == "ack,kitchen,1763719202123456,"
+            assert bash(ask, tmp_path) == "ack,kitchen,1795255202123456,"
             assert started.wait() == 0
         finally:
             running.kill()

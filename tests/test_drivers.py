@@ -344,7 +344,8 @@ def test_two_sensors_on_one_pi_are_logged_as_two(script, server, tmp_path, sysfs
         (
             ["--pin", 5],
             "no sensor is set up on GPIO5, only on GPIO4 and GPIO17. "
-            "Choose one of these with --pin, or set this one up: sudo dtoverlay dht11 gpiopin=5. "
+            "Choose one of these with --pin, which is a BCM number "
+            "(pin 23 of the header is GPIO11), or set this one up: sudo dtoverlay dht11 gpiopin=5. "
             "Also tried, but not needed: "
             "driver adafruit cannot be used: Adafruit_DHT is not installed; "
             "driver circuitpython cannot be used: adafruit_dht is not installed",

@@ -193,7 +193,7 @@ def test_a_database_that_is_moved_away_does_not_stop_the_other_logs(server, tmp_
 
 
 FULL = b"50.0,20.0\n" * 409  # a page of 4,096 bytes is full in the middle of the next reading
-SENT = b"11.1,1.1", b"22.2,2.2,kitchen,1763719202000001,0.000", b"33.3,3.3"
+SENT = b"11.1,1.1", b"22.2,2.2,kitchen,1795255202000001,0.000", b"33.3,3.3"
 CALLS = "write", "fsync", "fdatasync", "pwrite64", "sendto"
 
 
@@ -277,7 +277,7 @@ def text_log_fails(script, tmp_path, inject=None):
                 running = start()
             try:
                 sock.send(SENT[1])
-                return sock.recv(300) == b"ack,kitchen,1763719202000001,"
+                return sock.recv(300) == b"ack,kitchen,1795255202000001,"
             except OSError:  # also a time-out: before Python 3.10 that is no TimeoutError
                 return False
 

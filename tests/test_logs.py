@@ -17,7 +17,7 @@ from tools import ROOT, needs_namespaces
 
 HEADER = "time,client,name,humidity,temperature,n\n"
 PLAIN = "2026-11-21T10:00:02.123Z,192.168.1.7,,74.3,25.7,"
-NAMED = "2026-11-21T10:00:02.123Z,fe80::1,kitchen,74.3,-5.7,1763719202123456"
+NAMED = "2026-11-21T10:00:02.123Z,fe80::1,kitchen,74.3,-5.7,1795255202123456"
 ROW = (1795600000.0, "127.0.0.1", "", "50.0,20.0", "")
 ROW_LINE = "2026-11-25T09:46:40.000Z,127.0.0.1,,50.0,20.0,\n"
 
@@ -208,13 +208,13 @@ print(log.connection.execute("SELECT count(*) FROM reading").fetchone()[0])
 
 def test_database_has_the_columns_of_the_csv_and_null_where_that_is_empty(tmp_path):
     log = logs.DbLog(str(tmp_path / "log.db"), print)
-    named = (1795600001.5, "fe80::1", "kitchen", "74.3,-5.7", "1763719202123456")
+    named = (1795600001.5, "fe80::1", "kitchen", "74.3,-5.7", "1795255202123456")
     log.append([ROW, named])
     log.append([ROW, named])  # a plain reading may come twice; (name, n) may not
     with sqlite3.connect(tmp_path / "log.db") as reader:
         assert reader.execute("SELECT * FROM reading ORDER BY time").fetchall() == [
             ("2026-11-25T09:46:40.000Z", "127.0.0.1", None, 50.0, 20.0, None)
-        ] * 2 + [("2026-11-25T09:46:41.500Z", "fe80::1", "kitchen", 74.3, -5.7, 1763719202123456)]
+        ] * 2 + [("2026-11-25T09:46:41.500Z", "fe80::1", "kitchen", 74.3, -5.7, 1795255202123456)]
         assert reader.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     reader.close()
 

@@ -323,8 +323,8 @@ def test_a_spool_that_another_client_has(sensor, tmp_path):
         b"kitchen " + b"0" * 64 + b"\n",
         b"\n",
         b"\x89PNG\r\n",
-        b"n,0,1763719202123456\nbuy milk\n",
-        b"buy milk\nn,0,1763719202123456\n",
+        b"n,0,1795255202123456\nbuy milk\n",
+        b"buy milk\nn,0,1795255202123456\n",
     ],
     ids=ascii,
 )

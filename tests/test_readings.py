@@ -292,7 +292,7 @@ def test_a_packed_log_that_is_none(tmp_path, capfd):
 def test_a_text_log_and_its_rotated_one(tmp_path, capfd):
     (tmp_path / "datalog.txt.1").write_bytes(b"74.3,25.7\n74.3,25.7\n")
     (tmp_path / "datalog.txt").write_bytes(
-        b"74.3,25.7\n 65.25 ,\t25.0 \r\nfoo\n70,20,kitchen,1763719203000042,3.5\n70.0,-0.5\n71.0,2"
+        b"74.3,25.7\n 65.25 ,\t25.0 \r\nfoo\n70,20,kitchen,1795255203000042,3.5\n70.0,-0.5\n71.0,2"
     )
     table, doubled, skipped = read(tmp_path / "datalog.txt", tmp_path / "datalog.txt.1")
     assert list(table.humidity) == [74.3, 65.25, 70.0, 74.3, 74.3]

@@ -55,7 +55,7 @@ def test_the_two_terminals_show_what_is_true(server, script, tmp_path):
     )
     assert client.wait() == started.wait() == 0
     said = started.err + started.out + client.err + client.out
-    said = said.replace(str(tmp_path), "/home/you/dht22")
+    said = said.replace(str(tmp_path), "/home/you/logger")
     section = README[README.index("## Try it") : README.index("## On the Pi")]
     shown = re.findall("^    ([^$].*)$", section, re.MULTILINE)
     assert len(shown) == 6

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from dht22.sensor import CONFIRM
 from tools import lines, missing, needs, needs_namespaces, until
 
 SIM = Path(__file__).parent / "dht22sim"
@@ -180,7 +181,7 @@ def test_every_value_sent_is_true(pi, weather, server, tmp_path, polls, seed):
     returned = [f"{float(h):.1f},{float(t):.1f}" for h, t in measured if h != "None"]
     good = [reading for reading in returned if reading not in ("0.0,0.0", "99.9,-39.9")]
     assert sent == good[len(good) - len(sent) :]
-    assert len(sent) >= len(good) // 2
+    assert len(sent) >= (len(good) - CONFIRM) // 2  # the first ones may lack one that confirms them
 
 
 @pytest.mark.parametrize("cpuinfo", [PI_3, PI_3_64_BIT], ids=["32 bit", "64 bit"])

@@ -127,6 +127,9 @@ def test_an_error_is_one_line(script, tmp_path, argv, code, error):
 
 def test_a_log_that_must_not_be_written(script, tmp_path):
     log, prefix, reason = tmp_path / "a.txt", [], "Permission denied"
+    remedy = (
+        f"if it is from a start with sudo: sudo chown $USER {log}; or give another file as --log"
+    )
     log.write_text("1.0,1.0\n")
     log.chmod(stat.S_IRUSR)
     if os.geteuid() == 0:  # who may write everything
@@ -136,12 +139,10 @@ def test_a_log_that_must_not_be_written(script, tmp_path):
             ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh"],
             "Read-only file system",
         )
+        remedy = "give another file as --log"
     running = script("server", "--port", 0, "--log", log, prefix=prefix)
     assert running.wait() == 1
-    assert (
-        running.err
-        == f"server.py: error: cannot log to {log} ({reason}); give another file as --log\n"
-    )
+    assert running.err == f"server.py: error: cannot log to {log} ({reason}); {remedy}\n"
     assert log.read_text() == "1.0,1.0\n"
 
 
@@ -195,6 +196,20 @@ def test_what_a_slow_reader_has_no_room_for_is_left_out_line_by_line():
         stream.close()
         shown += pipe.read()
         assert len(shown) < 400_000 and set(shown.splitlines()) == {b"74.3,25.7"}
+
+
+def test_a_long_line_that_a_slow_reader_has_no_room_for_is_finished_later():
+    reader, writer = os.pipe()
+    with open(reader, "rb", buffering=0) as pipe, open(writer, "w") as stream:
+        screen = Screen(stream)
+        long, short = "a" * 100_000 + "\n", "74.3,25.7\n"
+        screen.show(long)
+        shown = pipe.read(50_000)
+        screen.show(short)
+        stream.close()
+        while piece := pipe.read(50_000):
+            shown += piece
+        assert shown.decode() == long + short
 
 
 def test_the_last_notices_are_shown_at_the_end(server, tmp_path):

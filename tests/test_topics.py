@@ -8,7 +8,7 @@ import pytest
 from dht22 import topics
 from dht22.topics import Display, level, parse_row
 
-NAMED = b"2026-11-21T10:00:02.123Z,192.168.1.7,kitchen,74.3,25.7,1763719202123456\n"
+NAMED = b"2026-11-21T10:00:02.123Z,192.168.1.7,kitchen,74.3,25.7,1795255202123456\n"
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ NAMED = b"2026-11-21T10:00:02.123Z,192.168.1.7,kitchen,74.3,25.7,176371920212345
         (
             NAMED,
             '{"time":"2026-11-21T10:00:02.123Z","client":"192.168.1.7","name":"kitchen",'
-            '"n":1763719202123456,"humidity":74.3,"temperature":25.7}',
+            '"n":1795255202123456,"humidity":74.3,"temperature":25.7}',
         ),
         (
             b"2026-11-21T10:00:02.123Z,fe80::1,,100.0,-0.5,\n",
