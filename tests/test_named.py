@@ -313,6 +313,20 @@ def test_a_spool_that_another_client_has(sensor, tmp_path):
     assert having.stop() == 0
 
 
+@pytest.mark.parametrize("state, folder", [("", "home/.local/state"), ("state", "state")])
+def test_where_the_spool_is_without_the_option(script, tmp_path, state, folder):
+    home, state = str(tmp_path / "home"), state and str(tmp_path / state)
+    client = script(
+        *["client", "127.0.0.1", "--port", free_port(), "--driver", "simulated"],
+        *["--interval", 0.01, "--name", "kitchen"],
+        env={"HOME": home, "XDG_STATE_HOME": state},
+        timers={"delivery.RESEND": 0.05},
+    )
+    until(lambda: size(tmp_path / folder / "dht22" / "kitchen.spool"))
+    assert client.stop() == 0
+    assert list(tmp_path.rglob("*.spool")) == [tmp_path / folder / "dht22" / "kitchen.spool"]
+
+
 @pytest.mark.parametrize(
     "content",
     [
