@@ -18,7 +18,7 @@ from datetime import datetime
 import pytest
 
 from dht22 import delivery
-from dht22.datagram import format_ack, format_named, parse, parse_ack
+from dht22.datagram import HIGHEST_N, format_ack, format_named, parse, parse_ack
 from dht22.link import Link
 from dht22.spool import Spool, Waiting, boot_id
 from dht22.stop import Stop
@@ -260,6 +260,19 @@ def test_a_stranger_s_last_n_loses_nothing(sensor, server, tmp_path):
     assert client.stop() == 0
     assert client.says(r"^(\d+) readings left in the spool$")[1] == str(len(client.read()))
     assert logged(tmp_path / "datalog.csv") == ["50.0,20.0"]
+
+
+def test_with_no_n_left_the_client_does_not_spin(desktop, tmp_path, monkeypatch):
+    link = Link("127.0.0.1", desktop.getsockname()[1])
+    link.look_up()
+    sender = delivery.Delivery(link, "kitchen", None, 60.0, Spool(str(tmp_path / "spool")))
+    sender.highest = HIGHEST_N
+    waits, wait = [], link.wait
+    monkeypatch.setattr(link, "wait", lambda *args: waits.append(args) or wait(*args))
+    sender.send("50.0,20.0")
+    sender.serve(time.monotonic() + 0.2, Stop())
+    assert len(waits) < 5
+    sender.close()
 
 
 def test_forged_answers_cost_neither_disk_nor_network(sensor, desktop, tmp_path):
