@@ -16,7 +16,7 @@ import pytest
 
 from client import host, next_due
 from dht22.stop import Stop
-from tools import ROOT, lines
+from tools import ROOT, lines, until
 
 QUICK = {"drivers.MIN_INTERVAL": 0.001}
 
@@ -254,6 +254,14 @@ def test_goes_on_until_stopped_and_prints_what_it_sends(script, number):
             pass
     assert client.out.splitlines() == received
     assert client.err.splitlines()[-1] == "closing socket"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_dht_read_ends_well_when_it_is_stopped(script, number):
+    running = script("dht_read", "--driver", "simulated", "--count", 1_000_000)
+    until(lambda: running.out)
+    assert running.stop(number) == 0
+    assert running.err == "driver simulated (no sensor is read)\n"
 
 
 def test_while_a_first_ctrl_c_unwinds_a_second_one_breaks_nothing_off():

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -375,3 +376,16 @@ def test_progress_is_the_share_that_was_read(tmp_path, monkeypatch, position, pe
         file.seek(position)
         history.Progress().show("datalog.csv", file.fileno())
     assert said == [f"reading datalog.csv: {percent} %"]
+
+
+def test_progress_is_told_every_two_seconds(tmp_path, monkeypatch):
+    now, told = 0.0, []
+    monkeypatch.setattr(history, "time", types.SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(history, "say", lambda line: told.append(now))
+    (tmp_path / "datalog.csv").touch()
+    progress = history.Progress()
+    with open(tmp_path / "datalog.csv", "rb", buffering=0) as file:
+        while now <= 10:
+            progress.show("datalog.csv", file)
+            now += 0.5
+    assert told == [2, 4, 6, 8, 10]

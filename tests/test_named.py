@@ -18,7 +18,7 @@ from datetime import datetime
 import pytest
 
 from dht22 import delivery
-from dht22.datagram import format_ack, format_named, parse, parse_ack
+from dht22.datagram import HIGHEST_N, format_ack, format_named, parse, parse_ack
 from dht22.link import Link
 from dht22.spool import Spool, Waiting, boot_id
 from dht22.stop import Stop
@@ -262,6 +262,19 @@ def test_a_stranger_s_last_n_loses_nothing(sensor, server, tmp_path):
     assert logged(tmp_path / "datalog.csv") == ["50.0,20.0"]
 
 
+def test_with_no_n_left_the_client_does_not_spin(desktop, tmp_path, monkeypatch):
+    link = Link("127.0.0.1", desktop.getsockname()[1])
+    link.look_up()
+    sender = delivery.Delivery(link, "kitchen", None, 60.0, Spool(str(tmp_path / "spool")))
+    sender.highest = HIGHEST_N
+    waits, wait = [], link.wait
+    monkeypatch.setattr(link, "wait", lambda *args: waits.append(args) or wait(*args))
+    sender.send("50.0,20.0")
+    sender.serve(time.monotonic() + 0.2, Stop())
+    assert len(waits) < 5
+    sender.close()
+
+
 def test_forged_answers_cost_neither_disk_nor_network(sensor, desktop, tmp_path):
     """An answer with a higher n for each question: one new n a resend period."""
     client = sensor(
@@ -311,6 +324,20 @@ def test_a_spool_that_another_client_has(sensor, tmp_path):
     )
     assert wanting.out == "" and having.process.poll() is None
     assert having.stop() == 0
+
+
+@pytest.mark.parametrize("state, folder", [("", "home/.local/state"), ("state", "state")])
+def test_where_the_spool_is_without_the_option(script, tmp_path, state, folder):
+    home, state = str(tmp_path / "home"), state and str(tmp_path / state)
+    client = script(
+        *["client", "127.0.0.1", "--port", free_port(), "--driver", "simulated"],
+        *["--interval", 0.01, "--name", "kitchen"],
+        env={"HOME": home, "XDG_STATE_HOME": state},
+        timers={"delivery.RESEND": 0.05},
+    )
+    until(lambda: size(tmp_path / folder / "dht22" / "kitchen.spool"))
+    assert client.stop() == 0
+    assert list(tmp_path.rglob("*.spool")) == [tmp_path / folder / "dht22" / "kitchen.spool"]
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,24 @@ def test_a_mark_that_cannot_be_written_is_owed(path, said, monkeypatch):
     assert (places(queue), n) == ([2], N + 2)
 
 
+def test_each_time_that_the_disk_is_full_is_said_once_and_so_is_its_end(path, said, monkeypatch):
+    spool = Spool(path)
+    disk = Full(spool, monkeypatch)
+    for place in range(3):
+        disk.full = True
+        for _ in range(3):
+            spool.retry_at = 0.0
+            assert not spool.write(waiting(place))
+        disk.full = False
+        for _ in range(3):
+            spool.retry_at = 0.0
+            assert spool.write(waiting(place))
+    assert [line.split(" (")[0] for line in said] == 3 * [
+        f"cannot write the spool {path}",
+        f"the spool {path} is written again",
+    ]
+
+
 def test_written_again_is_said_when_all_is_written_and_not_before(path, said, monkeypatch):
     """A line may fit where more do not: no line comes and goes."""
     spool = Spool(path)
