@@ -386,6 +386,6 @@ def test_progress_is_told_every_two_seconds(tmp_path, monkeypatch):
     progress = history.Progress()
     with open(tmp_path / "datalog.csv", "rb", buffering=0) as file:
         while now <= 10:
-            progress.show("datalog.csv", file)
+            progress.show("datalog.csv", file.fileno())
             now += 0.5
     assert told == [2, 4, 6, 8, 10]
