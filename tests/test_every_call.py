@@ -19,10 +19,16 @@ KINDS = (
     "recvmsg,?poll,?select,?pselect6"
 )
 SPOOLED, READ = 6, 4  # readings that wait at the start, and that are read
-# What a script imports is not its own; the marker tells where `main` begins.
+# What a script imports is not its own; the marker tells where `main` begins. Before Python 3.11 a
+# sleep is a select of nothing: in life that has no error.
 BEGIN = """
-import contextlib, encodings.idna, hmac, locale, os
+import contextlib, encodings.idna, hmac, locale, os, time
 import {script}, dht22.delivery
+sleep = time.sleep
+def undisturbed(seconds):
+    with contextlib.suppress(OSError):
+        sleep(seconds)
+time.sleep = undisturbed
 with contextlib.suppress(OSError):
     os.rename("main", "begins")
 """
@@ -134,14 +140,11 @@ def check(folder, client, killed):
 
 
 def is_its_own(path):
-    """Tell whether a call of `main` failed that can fail in life, and not the test's own note.
-
-    Before Python 3.11 time.sleep is a select of nothing, and has no other error than a signal.
-    """
+    """Tell whether a call of `main` failed: not one of an import before, nor of the test's note."""
     before, injected, _ = path.read_text().partition("(INJECTED)")
-    call = before.split("\n")[-1]
-    is_harness = "s1.taken" in call or "pselect6(0, NULL" in call
-    return not injected or '"main", "begins"' in before and not is_harness
+    return not injected or (
+        '"main", "begins"' in before and "s1.taken" not in before.split("\n")[-1]
+    )
 
 
 def calls_of_main(trace):
