@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from dht22 import spool
-from test_delivery import LATE, RESEND, Client, in_database, k_of, lines_of, reading_of
+from killed import LATE, RESEND, Client, in_database, k_of, lines_of, reading_of
 from tools import Script, needs, options, readings, until
 
 KINDS = (

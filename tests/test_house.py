@@ -43,6 +43,11 @@ def test_the_map_names_each_room_below_those_that_it_imports():
         assert imported(ROOMS[room]) & ROOMS.keys() <= set(listed[:number]), room
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/*.py")), ids=lambda path: path.stem)
+def test_no_test_imports_another_test_file(path):
+    assert not any(name.startswith("test_") for name in imported(path))
+
+
 def test_arrows_run_down_only():
     above = {room: imported(path) & ROOMS.keys() for room, path in ROOMS.items()}
     while above:
