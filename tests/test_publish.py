@@ -397,6 +397,23 @@ def test_stopped_while_the_broker_does_not_answer(publish, log, scheme, number):
     assert running.err.endswith("0 readings published\n")
 
 
+@pytest.mark.parametrize(
+    "host, failure, reason",
+    [
+        ("x" * 64, "", ".*label.*"),
+        ("127.0.0.1", "TimeoutError('timed out')", "timed out"),
+        ("127.0.0.1", "OSError(113, 'No route to host')", "No route to host"),
+    ],
+    ids=["no host", "no answer", "no route"],
+)
+def test_whatever_keeps_it_from_connecting_is_said_and_tried_again(publish, host, failure, reason):
+    fail = f"def fail(*_, **__): raise {failure}\nimport socket; socket.create_connection = fail\n"
+    running = publish(f"mqtt://{host}", setup=failure and fail)
+    running.says(rf"^cannot connect to {host}:1883 \({reason}\); it keeps trying$")
+    assert running.stop() == 0
+    assert "Traceback" not in running.err
+
+
 def test_stopped_while_it_waits_for_the_next_try(publish, log):
     append(log, row(0))
     running = publish(f"mqtt://127.0.0.1:{free_port()}", timers={"broker.FIRST_RETRY": 60.0})
