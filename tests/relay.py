@@ -77,11 +77,13 @@ class Relay:
                     self.watch(datagram)
                     self.accept(datagram, self.front, self.clients[sock])
             while self.under_way and self.under_way[0][0] <= time.monotonic():
-                _, _, datagram, sock, peer = heapq.heappop(self.under_way)
+                _, _, datagram, sock, peer = self.under_way[0]
+                if not peer and self.server:
+                    self.passed(datagram)
+                heapq.heappop(self.under_way)
                 if peer:
                     sock.sendto(datagram, peer)
                 elif self.server:
-                    self.passed(datagram)
                     sock.sendto(datagram, ("127.0.0.1", self.server))
 
     def accept(self, datagram, sock, peer):
