@@ -15,12 +15,11 @@ from urllib.parse import quote
 from dht22.console import say
 from dht22.linefile import LONGEST_LINE
 from dht22.logs import NAMED_ROW
-from dht22.rotation import DAMAGE, rotated, unpacked
+from dht22.rotation import BLOCK, DAMAGE, rotated, unpacked
 
 UNREADABLE = (*DAMAGE, OSError, ImportError, ValueError, sqlite3.Error)
 NAMES = 10_000  # remembered
 PROGRESS = 2.0  # seconds from one line about the progress to the next
-BLOCK = 1 << 20  # bytes
 OTHER_PACKINGS = ".zst", ".lz4", ".lzo", ".Z", ".7z", ".zip"
 
 

@@ -62,8 +62,10 @@ class Recent:
 
 def watch(log: Log, minutes: int, zone: Zone) -> None:
     """Show the window until it is closed; raise NoWindow, Unreadable or OSError."""
-    from tkinter import TclError, Tk
-
+    try:
+        from tkinter import TclError, Tk
+    except ImportError as error:
+        raise NoWindow(f"{error}: sudo apt install python3-tk") from None
     import matplotlib
     from pandas import Timedelta, Timestamp
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dht22.console import say
 from dht22.datagram import HUMIDITY_RANGE, TEMPERATURE_RANGE, parse
 from dht22.logs import COLUMNS, CSV_HEADER, READING, ROW, TEXT_WHOLE, WHOLE
+from dht22.rotation import BLOCK as PIECE
 from dht22.rotation import NO_LOGS, is_damage, rotated, unpacked
 
 if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
@@ -87,7 +88,7 @@ def file_blocks(log: Log, file: BufferedIOBase) -> Iterator[bytes]:
     """Yield the lines of a file in blocks; a damaged packed one is read as far as it goes."""
     lines = bytearray()
     try:
-        for piece in iter(lambda: file.read1(BLOCK), b""):
+        for piece in iter(lambda: file.read1(PIECE), b""):
             lines += piece
             if len(lines) >= BLOCK:
                 end = lines.rfind(b"\n") + 1

@@ -19,7 +19,7 @@ except ImportError:  # some Pythons are built without it
 PACKED = {".gz": "gzip", ".xz": "lzma", ".bz2": "bz2"}  # the modules that unpack
 NO_LOGS = "-wal", "-shm", "-journal", ".new"  # lie beside a log
 DAMAGE = EOFError, zlib.error, LZMAError  # what these modules raise beside OSError
-BLOCK = 1 << 16  # bytes, some 700 rows
+BLOCK = 1 << 16  # bytes, some 700 rows: of a damaged file so many are lost before the damage
 
 
 def rotated(path: str) -> list[str]:

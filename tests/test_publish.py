@@ -241,10 +241,13 @@ def certificates(tmp_path):
         subprocess.run(["openssl", *words], cwd=tmp_path, check=True, stderr=subprocess.DEVNULL)
 
     new = ["req", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    openssl(*new, "-x509", "-days", "9", "-subj", "/CN=CA", "-keyout", "ca.key", "-out", "ca.pem")
+    signs = "-x509", "-days", "9", "-addext", "keyUsage=critical,keyCertSign"
+    openssl(*new, *signs, "-subj", "/CN=CA", "-keyout", "ca.key", "-out", "ca.pem")
     for name in "localhost", "client":
         openssl(*new, *f"-subj /CN={name} -keyout {name}.key -out {name}.csr".split())
-        (tmp_path / "extensions").write_text(f"subjectAltName=DNS:{name}\n")
+        (tmp_path / "extensions").write_text(
+            f"subjectAltName=DNS:{name}\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+        )
         openssl(
             *f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 9".split(),
             *f"-extfile extensions -out {name}.pem".split(),
