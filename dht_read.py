@@ -82,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(line)
 
     try:
-        with stop.interruptible(), closing(open_sensor(parser, options, tell)) as sensor:
+        with stop.interruptible():
+            sensor = open_sensor(parser, options, tell)
+        with closing(sensor), stop.interruptible():
             for _ in range(options.count):
                 try:
                     screen.show(sensor.read() + "\n")

@@ -236,6 +236,7 @@ class Delivery:
                 f" {self.name}? Give each a name of its own",
             )
         self.was_answered = True
+        self.silent_since = time.monotonic()
         self.highest = max(self.highest, last)
         self.n = None
         # Once in a while only: forged answers must cost neither disk nor network.

@@ -776,6 +776,20 @@ def test_a_later_silence_has_the_patience_of_one_who_was_answered(sensor, deskto
     assert client.stop() == 0
 
 
+def test_a_later_n_is_an_answer_too(sensor, desktop):
+    client = sensor(
+        desktop.getsockname()[1],
+        *["--interval", 0.05],
+        setup="delivery.FIRST_SILENCE = delivery.SILENCE = 2\n",
+    )
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        question, peer = desktop.recvfrom(300)
+        desktop.sendto(format_ack("kitchen", parse(question)[1].n + 1000, None), peer)
+    assert client.stop() == 0
+    assert "no answer" not in client.err
+
+
 def test_no_silence_begins_before_something_is_sent(desktop, tmp_path, monkeypatch):
     """Sensors that are read once in ten minutes are silent meanwhile, and so is the server."""
     now = 1000.0

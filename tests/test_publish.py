@@ -102,6 +102,13 @@ def test_log_not_there_yet_rotated_and_removed(publish, broker, subscriber, log)
     assert running.stop() == 0
 
 
+def test_an_address_of_ipv6_is_shown_apart_from_its_port(publish, log):
+    port = free_port()
+    running = publish(f"mqtt://[::1]:{port}", "--all")
+    running.says(rf"^cannot connect to \[::1\]:{port} ")
+    assert running.stop() == 0
+
+
 def test_broker_away_at_the_start_and_later(publish, mosquitto, subscriber, log):
     broker = mosquitto(*KEEPING)
     heard = subscriber(broker)
