@@ -216,14 +216,23 @@ def open_bookmark(parser: Parser, path: Path, log: str) -> tuple[Bookmark, Posit
         )
 
 
-def start(parser: Parser, options: Namespace, bookmark: Bookmark, follower: Follower) -> None:
-    """Put the follower where the first start begins, and save that."""
+def open_follower(
+    parser: Parser, options: Namespace, bookmark: Bookmark, position: Position | None
+) -> Follower:
+    """Return what follows the log from the position on; at the first start save where that is."""
+    follower = Follower(options.log, position or Position(), say)
     try:
-        if not options.all:
-            follower.skip()
-        bookmark.save(follower.position)
+        if position is None:
+            if not options.all:
+                follower.skip()
+            bookmark.save(follower.position)
     except OSError as error:
         parser.fail(f"cannot start at {error.filename} ({error.strerror}); give another --state")
+    beginning = "where it was left" if position else "its beginning" if options.all else "its end"
+    say(f"publishing {options.log} from {beginning} on")
+    if not options.log.exists():
+        say(f"{options.log} is not there yet; it waits for the server")
+    return follower
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -248,9 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = options.state or options.log.with_suffix(".publish")
     bookmark, position = open_bookmark(parser, path, options.log.name)
     stop = Stop()
-    follower = Follower(options.log, position or Position(), say)
-    if position is None:
-        start(parser, options, bookmark, follower)
+    follower = open_follower(parser, options, bookmark, position)
     name = options.id or default_id(options.log)
     prefix = options.url[0].prefix
     status = f"{prefix}/status/{name}"
@@ -261,10 +268,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         Display(prefix, status, options.discovery),
         prefix,
     )
-    beginning = "where it was left" if position else "its beginning" if options.all else "its end"
-    say(f"publishing {options.log} from {beginning} on")
-    if not options.log.exists():
-        say(f"{options.log} is not there yet; it waits for the server")
     publisher.run(stop, options.once)
     publisher.finish()
     return 0
