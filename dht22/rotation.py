@@ -1,4 +1,4 @@
-"""What rotation leaves beside a log. PackedFile files are read as the others, as far as they go."""
+"""What rotation leaves beside a log. A packed file is read as the others, as far as it goes."""
 
 from __future__ import annotations
 
