@@ -95,7 +95,7 @@ def log(text: str) -> Path:
 def word(text: str) -> str:
     """Convert `text` to a level of a topic."""
     if not re.fullmatch("[A-Za-z0-9_-]{1,64}", text):
-        raise ArgumentTypeError(f"{text!r} is none (1 to 64 of A-Z a-z 0-9 _ -)")
+        raise ArgumentTypeError(f"{text!r} is not valid (1 to 64 of A-Z a-z 0-9 _ -)")
     return text
 
 
@@ -111,7 +111,7 @@ def get_parser() -> Parser:
         nargs="+",
         type=url,
         metavar="URL",
-        help="mqtt[s]://[user@]host[:port][/prefix], the prefix of the topics being dht22",
+        help="mqtt[s]://[user@]host[:port][/prefix], the prefix of the topics is dht22",
     )
     parser.add_argument(
         "--log",
@@ -124,12 +124,12 @@ def get_parser() -> Parser:
         "--state",
         type=Path,
         metavar="FILE",
-        help="what was published (default: the log's name with .publish for .csv)",
+        help="where it notes how far it is (default: the log's name with .publish for .csv)",
     )
     parser.add_argument(
         "--id",
         type=word,
-        help="name of this publisher, for the broker (default: those of computer and log)",
+        help="name of this publisher at the broker (default: made from those of computer and log)",
     )
     parser.add_argument(
         "--discovery",
@@ -150,9 +150,9 @@ def get_parser() -> Parser:
     )
     parser.add_argument("--once", action="store_true", help="end at the end of the log")
     parser.add_argument(
-        "--cafile", metavar="FILE", help="mqtts: CA that the broker's certificate is of"
+        "--cafile", metavar="FILE", help="mqtts: certificate of the CA that signed the broker's"
     )
-    parser.add_argument("--cert", metavar="FILE", help="mqtts: certificate of this client")
+    parser.add_argument("--cert", metavar="FILE", help="mqtts: certificate of this publisher")
     parser.add_argument("--key", metavar="FILE", help="mqtts: its key, if not in the same file")
     parser.add_argument(
         "--password-file", metavar="FILE", help="password of the user (default: $MQTT_PASSWORD)"
@@ -208,11 +208,11 @@ def open_bookmark(parser: Parser, path: Path, log: str) -> tuple[Bookmark, Posit
         return bookmark, bookmark.load()
     except OSError as error:
         if error.errno == errno.EBUSY:
-            parser.fail(f"cannot use {path} (another publisher does); give each its own --state")
+            parser.fail(f"cannot use {path} (another publisher has it); give each its own --state")
         parser.fail(f"cannot use {path} ({error.strerror}); give another file as --state")
     except ValueError as error:
         parser.fail(
-            f"cannot use {path} ({error}); give another --state, or remove it to begin anew"
+            f"cannot use {path} ({error}); give another --state, or remove it to start over"
         )
 
 

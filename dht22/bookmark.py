@@ -28,7 +28,7 @@ class Bookmark:
             file.close()  # another publisher has just replaced it
 
     def load(self) -> Position | None:
-        """Return the position, None if there is none yet; raise ValueError if it is of no use."""
+        """Return the position, None if there is none yet; raise ValueError if it cannot be used."""
         self.file.seek(0)
         text = self.file.read()
         if not text:
@@ -41,9 +41,9 @@ class Bookmark:
                 for each in (found["file"], found["line"], *found["finished"])
             )
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError("it is none of publish.py, or torn") from None
+            raise ValueError("it was not written by publish.py, or is torn") from None
         if log != self.log:
-            raise ValueError(f"it is that of {log}")
+            raise ValueError(f"it belongs to {log}")
         return Position(file, offset, line, tuple(finished))
 
     def save(self, position: Position) -> None:

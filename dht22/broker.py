@@ -128,7 +128,7 @@ class Connection:
 
 
 class BrokerLink:
-    """A connection to one of the brokers, made again when it is lost; a change is said once."""
+    """A connection to one of the brokers, made again when it is lost; changes are reported."""
 
     def __init__(self, brokers: Sequence[Broker], name: str, status: str, stop: Stop) -> None:
         self.brokers = list(brokers)  # the first is the one to try
@@ -140,7 +140,7 @@ class BrokerLink:
         self.connections = 0  # so far
         self.due = 0.0  # when to connect (monotonic)
         self.retry = FIRST_RETRY
-        self.said: set[str] = set()  # since the last connection
+        self.reported: set[str] = set()  # since the last connection
 
     def serve(self, seconds: float) -> None:
         """Send and receive, or connect; wait for that, `seconds` at most."""
@@ -166,16 +166,16 @@ class BrokerLink:
 
     def begin(self, connection: Connection) -> None:
         """Greet a broker that has answered."""
-        if self.said or not self.connections:
+        if self.reported or not self.connections:
             say(f"connected to {self.brokers[0]} (MQTT {'5' if self.protocol is V5 else '3.1.1'})")
             if self.protocol is V311:
-                say("MQTT 3.1.1 does not tell what a broker denies: see there what arrives")
-        self.said.clear()
+                say("by MQTT 3.1.1 a broker does not tell what it denies: check what arrives there")
+        self.reported.clear()
         self.connections += 1
         connection.publish(Message(self.status, "online", retain=True))
 
     def lose(self, reason: str) -> None:
-        """Say why there is no connection, and turn to the next broker."""
+        """Report why there is no connection, and turn to the next broker."""
         connected = self.connection is not None and self.connection.window > 0
         if not connected and self.protocol is V5 and reason in NO_V5:
             self.protocol = V311
@@ -189,9 +189,9 @@ class BrokerLink:
             remedies = [] if self.is_steady() else [RESTARTED]
         remedy = remedies[0] if remedies else "it keeps trying"
         line = f"{what} {self.brokers[0]} ({reason}); {remedy}"
-        if line not in self.said:
+        if line not in self.reported:
             say(line)
-        self.said.add(line)
+        self.reported.add(line)
         self.turn()
 
     def is_steady(self) -> bool:

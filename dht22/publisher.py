@@ -46,7 +46,7 @@ class Publisher:
         self.is_saving = True
         self.messages: deque[Message] = deque()  # for displays
         self.show_due = 0.0
-        self.refused: set[tuple[str, bool]] = set()  # and said
+        self.refused: set[tuple[str, bool]] = set()  # and reported
 
     def run(self, stop: Stop, once: bool) -> None:
         """Publish until told to stop, or once to the end of the log."""
@@ -79,7 +79,7 @@ class Publisher:
         for mid, topic, refusal in self.link.answers():
             is_reading = topic.startswith(f"{self.prefix}/reading/")
             if refusal:
-                self.tell(topic, refusal, is_reading)
+                self.report(topic, refusal, is_reading)
                 if is_reading:
                     self.link.turn()
                     break
@@ -91,8 +91,8 @@ class Publisher:
             self.published += 1
             self.unsaved += 1
 
-    def tell(self, topic: str, refusal: str, is_reading: bool) -> None:
-        """Say once what kind of message the broker refuses."""
+    def report(self, topic: str, refusal: str, is_reading: bool) -> None:
+        """Report, once, which kind of message the broker refuses."""
         root = topic.split("/")[0]
         if (root, is_reading) not in self.refused:
             waits = "; readings wait in the log" if is_reading else ""
@@ -161,7 +161,7 @@ class Publisher:
         self.saved = self.position
 
     def finish(self) -> None:
-        """Take leave of the broker and save what it has acknowledged."""
+        """Disconnect from the broker, and save what it has acknowledged."""
         self.link.close()
         self.settle()
         self.save(at_once=True)

@@ -160,7 +160,7 @@ def test_broker_of_mqtt_311(publish, broker, subscriber, log):
     append(log, row(0))
     running = publish(Way(broker.port, old=True).url, "--all")
     heard.wait_for_rows([row(0)])
-    running.says(r"^connected to .* \(MQTT 3.1.1\)\nMQTT 3.1.1 does not tell what a broker denies")
+    running.says(r"^connected to .* \(MQTT 3.1.1\)\nby MQTT 3.1.1 a broker does not tell")
     assert running.stop() == 0
     assert "cannot connect" not in running.err
 
@@ -326,7 +326,7 @@ def test_two_publishers_with_one_state(publish, broker, log):
         second = publish(broker.url, "--id", "b")
         assert second.wait() == 1
         assert re.fullmatch(
-            r"publish.py: error: cannot use datalog.publish \(another publisher does\); "
+            r"publish.py: error: cannot use datalog.publish \(another publisher has it\); "
             r"give each its own --state\n",
             second.err,
         )
@@ -336,13 +336,16 @@ def test_two_publishers_with_one_state(publish, broker, log):
 @pytest.mark.parametrize(
     "content, reason",
     [
-        ("notes\n", "it is none of publish.py, or torn"),
-        ('{"log": "datalog.csv", "file": "2026', "it is none of publish.py, or torn"),
-        ("[1]", "it is none of publish.py, or torn"),
-        ('{"log": "datalog.csv", "file": 1, "offset": 1}', "it is none of publish.py, or torn"),
+        ("notes\n", "it was not written by publish.py, or is torn"),
+        ('{"log": "datalog.csv", "file": "2026', "it was not written by publish.py, or is torn"),
+        ("[1]", "it was not written by publish.py, or is torn"),
+        (
+            '{"log": "datalog.csv", "file": 1, "offset": 1}',
+            "it was not written by publish.py, or is torn",
+        ),
         (
             '{"log": "b.csv", "file": "", "offset": 0, "line": "", "finished": []}',
-            "it is that of b.csv",
+            "it belongs to b.csv",
         ),
     ],
 )
@@ -352,7 +355,7 @@ def test_state_that_is_of_no_use(publish, log, content, reason):
     assert running.wait() == 1
     assert running.err == (
         f"publish.py: error: cannot use datalog.publish ({reason}); "
-        "give another --state, or remove it to begin anew\n"
+        "give another --state, or remove it to start over\n"
     )
     assert log.with_suffix(".publish").read_text() == content
 
@@ -462,7 +465,7 @@ def test_stopped_under_load_nothing_is_published_twice(publish, mosquitto, subsc
         (["mqtt://host/a/+"], "'a/+' is no prefix of topics"),
         (["mqtt://a/b", "mqtt://c/d"], "the URLs have different prefixes"),
         (["mqtt://a", "--log", "datalog.txt"], "'datalog.txt' does not end in .csv"),
-        (["mqtt://a", "--id", "a/b"], "'a/b' is none"),
+        (["mqtt://a", "--id", "a/b"], "'a/b' is not valid"),
         (["mqtt://a", "--cafile", "ca.pem"], "--cafile and --cert are for mqtts://"),
         (["mqtts://a", "--key", "key.pem"], "--key needs --cert"),
         (["mqtt://a", "--password-file", "x"], "--password-file needs a user"),
