@@ -42,7 +42,7 @@ from dht22.link import Link, Plain
 from dht22.sensor import OFF, NoReading, Sensor, add_sensor_options, open_sensor
 from dht22.stop import Stop
 
-HUNG = 5  # failed polls in a row, after which a sensor may hang
+HUNG = 5  # calls of Sensor.read that failed in a row: the sensor may have hung
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # only a named sensor needs it
@@ -104,8 +104,8 @@ def revive(sensor: Sensor, failed: int, stop: Stop) -> None:
             sensor.power.switch_off()
     elif failed == HUNG:
         say(
-            f"{failed} polls failed: if the sensor hangs, unplug it for {OFF:g} s;"
-            " --power-pin does that by itself"
+            f"{failed} polls failed: dht_read.py tells what to look at; if the sensor hangs, unplug"
+            f" it for {OFF:g} s (--power-pin does that by itself)"
         )
 
 
@@ -131,7 +131,7 @@ def get_parser() -> Parser:
         "server",
         type=host,
         metavar="SERVER",
-        help="name or address of the machine that runs server.py",
+        help="name or address of the computer that runs server.py, which shows it",
     )
     parser.add_argument(
         "--port", type=console.port, default=PORT, help="UDP port (default: %(default)s)"
@@ -150,7 +150,7 @@ def get_parser() -> Parser:
     parser.add_argument(
         "--name",
         type=console.name,
-        help="name of this sensor: its readings are acknowledged, and sent until they are",
+        help="name of this sensor: each reading is sent until the server has it on its disk",
     )
     parser.add_argument(
         "--key",

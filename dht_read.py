@@ -3,10 +3,11 @@
 
     $ python3 dht_read.py
     driver iio (the kernel reads the sensor on GPIO11)
+    read 74.3,25.7; reading once more to be sure
     74.3,25.7
 
-A reading is humidity in percent, then temperature in degrees Celsius. Exit code: 0 = a reading, or
-stopped by Ctrl+C, 1 = none, or no driver, 2 = usage.
+The last line is the reading: humidity in percent, then temperature in degrees Celsius. Exit
+code: 0 = a reading, or stopped by Ctrl+C, 1 = none, or no driver, 2 = usage.
 """
 
 from __future__ import annotations

@@ -46,7 +46,10 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from dht22.bookmark import Bookmark
+try:
+    from dht22.bookmark import Bookmark
+except ModuleNotFoundError:
+    sys.exit("publish.py: error: the folder dht22 is not beside this file; copy it too")
 from dht22.console import Parser, say
 from dht22.follow import Follower, Position
 from dht22.stop import Stop
@@ -68,7 +71,7 @@ class Url(NamedTuple):
 
 def url(text: str) -> Url:
     """Convert `text` to where a broker is."""
-    wrong = ArgumentTypeError(f"{text!r} is no URL like mqtt://host or mqtts://user@host:8883")
+    wrong = ArgumentTypeError(f"{text!r} is not a URL like mqtt://host or mqtts://user@host:8883")
     try:
         parts = urlsplit(text)
         port = parts.port or PORTS[parts.scheme]
@@ -80,7 +83,7 @@ def url(text: str) -> Url:
         raise ArgumentTypeError("a password is given by --password-file or MQTT_PASSWORD, not here")
     prefix = parts.path.strip("/") or "dht22"
     if not re.fullmatch("[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", prefix):
-        raise ArgumentTypeError(f"{prefix!r} is no prefix of topics (A-Z a-z 0-9 _ - and /)")
+        raise ArgumentTypeError(f"{prefix!r} is not a prefix of topics (A-Z a-z 0-9 _ - and /)")
     user = None if parts.username is None else unquote(parts.username)
     return Url(parts.scheme == "mqtts", parts.hostname, port, user, prefix)
 
@@ -163,7 +166,7 @@ def get_parser() -> Parser:
 # What is opened at the start
 
 
-def check(parser: Parser, options: Namespace) -> None:
+def check_options(parser: Parser, options: Namespace) -> None:
     """End the script if options do not fit together."""
     tls = any(each.tls for each in options.url)
     if len({each.prefix for each in options.url}) > 1:
@@ -239,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Publish until told to stop; return 0."""
     parser = get_parser()
     options = parser.parse_args(argv)
-    check(parser, options)
+    check_options(parser, options)
     try:
         from dht22.broker import Broker, BrokerLink
         from dht22.publisher import Publisher

@@ -41,8 +41,8 @@
     kitchen  2026-11-21T23:59:00.002Z   46.6,20.6   0:01:00 ago, usually every 60.0 s
 
 Any number of logs, of any age, in any order: `report.py datalog.csv*` takes rotated and packed
-ones (.gz, .xz, .bz2) too. A row that stands in two of them is used once: a named sensor's by its
-name and n, a plain one if all of it stands in another file. Lines that are no rows are skipped.
+ones (.gz, .xz, .bz2) too. A row found in two of them is used once: a named sensor's by its
+name and n, a plain one if all of it is in another file. Lines that are no rows are skipped.
 Both are reported on stderr. A .txt log has neither times nor names: it gives figures only.
 
 A named sensor goes by its name, a plain one by its address. Times are in UTC, as in the log;
@@ -75,11 +75,14 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Optional
 
-from dht22.console import Parser
+try:
+    from dht22.console import Parser
+except ModuleNotFoundError:
+    sys.exit("report.py: error: the folder dht22 is not beside this file; copy it too")
 from dht22.figures import UTC, Zone, examine, latest, now, spans, stamp, summary
 from dht22.live import NoWindow, watch
 from dht22.picture import draw
-from dht22.readings import BESIDE, Log, Unreadable, log_at, read, with_rotated
+from dht22.readings import BESIDE, LogFile, Unreadable, log_at, read, with_rotated
 from dht22.texts import figures_text, latest_text
 
 if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
@@ -89,7 +92,7 @@ PATIENCE = 2  # seconds
 
 
 class Progress:
-    """A line on the terminal that tells how far it is, if that takes long; none in a file."""
+    """Progress on the terminal, if the work takes long; nothing if stderr is a file."""
 
     def __init__(self) -> None:
         self.terminal = sys.stderr if sys.stderr and sys.stderr.isatty() else None
@@ -104,20 +107,20 @@ class Progress:
 # Converters
 
 
-def log(text: str) -> Optional[Log]:
+def log(text: str) -> Optional[LogFile]:
     """Convert `text` to a log; None if it is a file that only stands beside one."""
     if text.endswith(BESIDE):
         return None
     try:
         return log_at(Path(text))
     except ValueError as reason:
-        raise ArgumentTypeError(f"{text!r} is no log ({reason})") from None
+        raise ArgumentTypeError(f"{text!r} is not a log ({reason})") from None
 
 
 def picture(text: str) -> Path:
     """Convert `text` to the path of a picture."""
     if not text.endswith((".png", ".svg", ".pdf")):
-        raise ArgumentTypeError(f"{text!r} is no picture (the ending is .png, .svg or .pdf)")
+        raise ArgumentTypeError(f"{text!r} is not a picture (the ending is .png, .svg or .pdf)")
     return Path(text)
 
 
@@ -125,7 +128,7 @@ def span(text: str) -> timedelta:
     """Convert `text`, such as 30s, 10min, 1h or 1d, to a time span."""
     match = re.fullmatch("([1-9][0-9]{0,4})(s|min|h|d)", text)
     if not match:
-        raise ArgumentTypeError(f"{text!r} is no time span (such as 30s, 10min, 1h or 1d)")
+        raise ArgumentTypeError(f"{text!r} is not a time span (such as 30s, 10min, 1h or 1d)")
     return timedelta(seconds=int(match[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400}[match[2]])
 
 
@@ -133,7 +136,7 @@ def minutes(text: str) -> int:
     """Convert `text` to a number of minutes, 1 to 9999."""
     if not re.fullmatch("[1-9][0-9]{0,3}", text):
         raise ArgumentTypeError(
-            f"{text!r} is no number of minutes (1 to 9999; put LOG before --live)"
+            f"{text!r} is not a number of minutes (1 to 9999; put LOG before --live)"
         )
     return int(text)
 

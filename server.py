@@ -30,11 +30,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dht22 import console
+try:
+    from dht22 import console
+except ModuleNotFoundError:
+    sys.exit("server.py: error: the folder dht22 is not beside this file; copy it too")
 from dht22.console import Notices, Parser, Screen, counted, say
 from dht22.datagram import AS_LOGGED, PORT, Named, format_ack, parse, verify
 from dht22.history import is_recoverable, recover
-from dht22.inbox import BATCH, Broken, Datagram, Inbox, Peer, drops, open_inbox
+from dht22.inbox import BATCH, Broken, Datagram, Inbox, Peer, open_inbox
 from dht22.journal import Journal
 from dht22.logs import LOGS, Log, Row
 from dht22.senders import Senders
@@ -177,7 +180,7 @@ class Server:
         lines = [f"{counted(journal.logged, 'reading')} logged"]
         if duplicates or refused or journal.overflowed or journal.left or self.inbox.dropped:
             left = f" + left with their clients {journal.left}" if journal.left else ""
-            dropped = "unknown" if drops(self.inbox.sock) is None else self.inbox.dropped
+            dropped = self.inbox.dropped if self.inbox.knows_drops() else "unknown"
             lines = [
                 f"received {self.inbox.received} = logged {journal.logged}"
                 f" + duplicates {duplicates} + refused {refused}"
@@ -227,13 +230,13 @@ def get_parser() -> Parser:
         "--new-key",
         type=console.name,
         metavar="NAME",
-        help="print a new key for a sensor, a line for --keys and for the client's --key, and end",
+        help="print a new key for a sensor, a line for --keys and for client.py --key, and stop",
     )
     parser.add_argument(
         "--interval",
         type=interval,
         metavar="SECONDS",
-        help="interval imposed on named clients, 2 to 86400 (default: their own)",
+        help="interval of all sensors with a --name, 2 to 86400 (default: as their clients say)",
     )
     parser.add_argument(
         "--count", type=console.count, metavar="N", help="stop after N readings are logged"
@@ -271,11 +274,13 @@ def open_logs(parser: Parser, paths: Sequence[str]) -> tuple[list[Log], dict[str
     try:
         for path in paths:
             logs.append(LOGS[os.path.splitext(path)[1]](path, say))
-        return logs, recover(path) if is_recoverable(path) else {}
+        return logs, recover(paths[-1]) if is_recoverable(paths[-1]) else {}
     except OSError as error:
         remedy = "give another file as --log"
         if isinstance(error, PermissionError) and os.path.exists(path):
             remedy = f"if it is from a start with sudo: sudo chown $USER {path}; or {remedy}"
+        elif isinstance(error, FileNotFoundError):
+            remedy = f"make its folder: mkdir -p {os.path.dirname(path)}; or {remedy}"
         parser.fail(f"cannot log to {path} ({error.strerror}); {remedy}")
 
 

@@ -1,4 +1,4 @@
-"""What the scripts share at the terminal: options, errors of one line, output that never waits."""
+"""What the scripts share at the terminal: options, one-line errors, output that never blocks."""
 
 from __future__ import annotations
 

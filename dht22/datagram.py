@@ -15,12 +15,12 @@ from collections import namedtuple
 
 VERSION = "1.0.0"
 PORT = 10001  # of the course's own server
-LIMIT = 256  # bytes; who receives asks for one more, else what is too long would be cut to fit
+LIMIT = 256  # bytes; receivers ask for one more, so that what is too long is noticed, not cut
 
 HUMIDITY_RANGE = (0.0, 100.0)  # percent relative humidity; AM2302 manual
 TEMPERATURE_RANGE = (-40.0, 80.0)  # degrees Celsius; AM2302 manual
 N_RANGE = (10**15, 9 * 10**15)  # n is at least the first, and below the second: 16 digits
-HIGHEST_N = N_RANGE[1] - 10**6  # clients stop here; one that a stranger sends blocks the name
+HIGHEST_N = N_RANGE[1] - 10**6  # no client draws a higher one; if a stranger does, the name is lost
 
 # A name must not look like an IPv4 address: a plain sender is known by its address.
 NAME = rb"(?!(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![A-Za-z0-9._-]))[A-Za-z0-9._-]{1,32}"
@@ -63,7 +63,8 @@ def format(humidity: float, temperature: float) -> str:
 def parse(datagram: bytes) -> tuple[str, Named | None]:
     """Return the reading in the whole of `datagram` as it is logged, and who sent it, if named.
 
-    Raise ValueError with the reason if it is none. The mac is left to `verify`.
+    Raise ValueError with the reason if it is none. The mac is left to `verify`. The lines of text
+    logs are checked by this as well.
     """
     if len(datagram) > LIMIT:
         raise ValueError(f"longer than {LIMIT} bytes")

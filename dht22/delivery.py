@@ -23,7 +23,9 @@ RESEND_MOST = 2.0, 60.0  # the interval is the longest pause to a repetition, bu
 FIRST_SILENCE = 5.0  # seconds, after which it is reported that no answer has come yet
 SILENCE = 60.0  # seconds, after which it is reported that no further answer comes
 MACS = 16  # kept of one n: on a slow link an answer may be that to an earlier repetition
-LEAP = 1_000_000  # n grows by 1 to this, at random, so that two clients of one name hardly meet
+# n is drawn at random, by up to this much above the clock (µs) or the highest n so far: so two
+# clients of one name hardly ever draw the same.
+LEAP = 1_000_000
 QUEUE = 100_000  # readings kept
 INTERVAL = 2, 86400  # seconds that a server may set
 
@@ -39,14 +41,15 @@ class Delivery:
         self.key = key
         self.interval = interval  # seconds from one reading to the next
         self.spool = spool
-        # n belongs to the oldest reading, once it was sent; highest is the highest n ever seen.
+        # n is that of the oldest reading, None until it is about to be sent; highest is the highest
+        # that was ever seen.
         waiting, self.n, self.highest = spool.load()
         self.queue = deque(waiting)  # the readings that wait, the oldest first
-        self.spooled = len(waiting)  # so many of them, from the oldest on, are in the spool
+        self.spooled = len(waiting)  # how many of them, from the oldest on, are in the spool
         self.macs: deque[bytes] = deque(maxlen=MACS)  # of what was sent with this n
         self.timeout = RESEND  # seconds to the next repetition
         self.due = 0.0  # when the oldest reading is sent (monotonic)
-        self.renumber_at = 0.0  # when the next n may be drawn because of an answer (monotonic)
+        self.renumber_at = 0.0  # not before may an answer make us draw a new n again (monotonic)
         self.was_answered = False  # since the start
         # The last answer, or report of silence, or first reading in an empty queue (monotonic)
         self.silent_since = time.monotonic()
@@ -118,7 +121,7 @@ class Delivery:
 
     def spool_rest(self) -> None:
         """Spool the readings that are not there yet, and the mark that is owed."""
-        if self.spooled == 0 and self.n is not None:
+        if self.spooled == 0 and self.n is not None:  # the first one to be written is under way
             self.spool.owe(self.queue[0].place, self.n)
         rest = (self.queue[k] for k in range(self.spooled, len(self.queue)))
         if self.spool.write(rest):
@@ -221,7 +224,11 @@ class Delivery:
         self.due = 0.0
 
     def renumber(self, last: int) -> None:
-        """Let the oldest reading have a new n: the server has a higher one than we ever sent."""
+        """Let the oldest reading have a new n: the server has a higher one than we ever sent.
+
+        It is from another client of this name, or ours and the spool was lost, or the answer is
+        forged.
+        """
         if last > HIGHEST_N:
             self.report_once(
                 "bound",
@@ -256,7 +263,8 @@ class Delivery:
         self.spool_rest()
         lost = len(self.queue) - self.spooled
         if self.spooled:
-            say(f"{counted(self.spooled, 'reading')} left in the spool")
+            waiting = counted(self.spooled, "reading")
+            say(f"{waiting} left in {self.spool.path}, to be delivered after the next start")
         if lost:
             say(f"{counted(lost, 'reading')} lost: the spool cannot be written")
         if self.dropped:

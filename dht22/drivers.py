@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import math
 import os
@@ -9,9 +10,12 @@ import time
 from collections.abc import Callable
 
 PIN = 11  # the pin of the course, a BCM number
+BCM = "a BCM number: pin 23 of the header is GPIO11"
 MIN_INTERVAL = 2.0  # seconds between reads, and after power-up; AM2302 manual
 TRIES = 3  # for one read; on a good day about one in five fails
 ADAFRUIT_READ = 0.52  # seconds that a read takes in Adafruit_DHT
+IIO_ERRORS = {errno.ETIMEDOUT: "the sensor does not answer", errno.EIO: "a damaged answer"}
+IIO_VALUES = "in_humidityrelative_input", "in_temp_input"  # milli-%, milli-°C, of one frame
 IIO_DEVICES = "/sys/bus/iio/devices/iio:device*"
 GPIOMEM = "/dev/gpiomem"  # how Adafruit_DHT reaches the pins without root; a Pi 5 has none
 
@@ -92,7 +96,7 @@ def iio_devices() -> dict[str, int | None]:
         try:
             with open(os.path.join(folder, "name")) as file:
                 name = file.read().strip()
-        except OSError:  # it was removed in this moment
+        except OSError:  # it has just been removed
             continue
         if name.startswith("dht11"):  # the driver for DHT11, DHT21 and DHT22
             devices[folder] = iio_pin(folder, name)
@@ -113,11 +117,12 @@ def find_iio(pin: int | None) -> tuple[str, int | None]:
         return next(iter(devices.items()))
 
     setup = f"sudo dtoverlay dht11 gpiopin={wanted}"
-    pins = [f"GPIO{each}" if each is not None else "a pin unknown" for each in devices.values()]
+    pins = [f"GPIO{each}" if each is not None else "an unknown pin" for each in devices.values()]
     if not pins:
+        on_a_pi = "On a Pi" if wanted == PIN else f"On a Pi, if it is on GPIO{wanted} ({BCM})"
         raise NoDriver(
             "no sensor is set up on this machine",
-            f"On a Pi: {setup}. Without a Pi: --driver simulated",
+            f"{on_a_pi}: {setup}. Without a Pi: --driver simulated",
         )
     if pin is None:
         raise SeveralSensors(
@@ -126,25 +131,29 @@ def find_iio(pin: int | None) -> tuple[str, int | None]:
         )
     raise NoDriver(
         f"no sensor is set up on GPIO{pin}, only on {' and '.join(pins)}",
-        "Choose one of these with --pin, which is a BCM number (pin 23 of the header is GPIO11), or"
-        f" set this one up: {setup}",
+        f"Choose one of these with --pin ({BCM}), or set this one up: {setup}",
     )
 
 
-def open_iio(sensor: str, pin: int | None) -> Driver:
+def open_iio(model: str, pin: int | None) -> Driver:
     """Read through the kernel's own driver: every Pi, no packages, no privileges."""
     _, connected = find_iio(pin)
 
     def read() -> Values:
         folder, _ = find_iio(connected)  # each time: it may have come back under another number
         values = []
-        for name in "in_humidityrelative_input", "in_temp_input":  # milli-%, milli-°C, of one frame
-            with open(os.path.join(folder, name)) as file:
-                values.append(int(file.read()) / 1000)
+        try:
+            for name in IIO_VALUES:
+                with open(os.path.join(folder, name)) as file:
+                    values.append(int(file.read()) / 1000)
+        except OSError as error:
+            if error.errno not in IIO_ERRORS:
+                raise
+            raise RuntimeError(f"{IIO_ERRORS[error.errno]} ({error.strerror})") from None
         return values[0], values[1]
 
     if connected is None:
-        description = "the kernel reads the only sensor that is set up, on a pin unknown"
+        description = "the kernel reads the only sensor that is set up, on an unknown pin"
     elif connected in (pin, PIN):
         description = f"the kernel reads the sensor on GPIO{connected}"
     else:
@@ -169,7 +178,7 @@ def adafruit_platform() -> dict[str, object]:
     return {"platform": Raspberry_Pi_2}
 
 
-def open_adafruit(sensor: str, pin: int | None) -> Driver:
+def open_adafruit(model: str, pin: int | None) -> Driver:
     """Read with `Adafruit_DHT.read_retry`, as the course does: 32-bit Pi OS, not on a Pi 5."""
     import Adafruit_DHT
 
@@ -178,7 +187,7 @@ def open_adafruit(sensor: str, pin: int | None) -> Driver:
 
     def read() -> Values:
         humidity, temperature = Adafruit_DHT.read_retry(
-            getattr(Adafruit_DHT, sensor),
+            getattr(Adafruit_DHT, model),
             gpio,
             retries=TRIES,
             delay_seconds=MIN_INTERVAL,
@@ -194,15 +203,16 @@ def open_adafruit(sensor: str, pin: int | None) -> Driver:
     return Driver("adafruit", description, read, 1, MIN_INTERVAL - ADAFRUIT_READ)
 
 
-def open_circuitpython(sensor: str, pin: int | None) -> Driver:
+def open_circuitpython(model: str, pin: int | None) -> Driver:
     """Read with CircuitPython's adafruit_dht, whose packages are the user's to install."""
     os.environ.setdefault("BLINKA_SKIP_DEPENDENCY_CHECK", "1")  # its check may stop to ask
     import adafruit_dht
     import board
 
     gpio = PIN if pin is None else pin
-    model = adafruit_dht.DHT11 if sensor == "DHT11" else adafruit_dht.DHT22
-    device = model(getattr(board, f"D{gpio}"), use_pulseio=False)  # pulseio leaves a process behind
+    open_device = adafruit_dht.DHT11 if model == "DHT11" else adafruit_dht.DHT22
+    data = getattr(board, f"D{gpio}")
+    device = open_device(data, use_pulseio=False)  # pulseio leaves a process behind
 
     def read() -> Values:
         humidity, temperature = device.humidity, device.temperature
@@ -214,7 +224,7 @@ def open_circuitpython(sensor: str, pin: int | None) -> Driver:
     return Driver("circuitpython", description, read, TRIES, MIN_INTERVAL, close=device.exit)
 
 
-def open_simulated(sensor: str, pin: int | None) -> Driver:
+def open_simulated(model: str, pin: int | None) -> Driver:
     """Make readings up, for those who have no Pi yet: slow waves about 50 % and 21 °C."""
 
     def read() -> Values:
@@ -224,19 +234,21 @@ def open_simulated(sensor: str, pin: int | None) -> Driver:
     return Driver("simulated", "no sensor is read", read, 1, 0.0, made_up=True)
 
 
+# To add one: a function that is given the model, as in --sensor, and the pin (BCM number), and
+# returns a Driver. Whatever it raises means that it cannot be used here.
 DRIVERS = {
     "iio": open_iio,
     "adafruit": open_adafruit,
     "circuitpython": open_circuitpython,
     "simulated": open_simulated,
 }
-AUTO = "iio", "adafruit", "circuitpython"  # in this order; never the simulated one
+AUTO = "iio", "adafruit", "circuitpython"  # in this order, the kernel's first; never the simulated
 
 
-def open_one(name: str, sensor: str, pin: int | None) -> Driver:
+def open_one(name: str, model: str, pin: int | None) -> Driver:
     """Return the driver `name`; raise NoDriver, whatever its package raised."""
     try:
-        return DRIVERS[name](sensor, pin)
+        return DRIVERS[name](model, pin)
     except NoDriver:
         raise
     except Exception as error:  # each package, and each chip in Blinka, raises what it likes
@@ -247,17 +259,17 @@ def open_one(name: str, sensor: str, pin: int | None) -> Driver:
         ) from None
 
 
-def open_driver(name: str, sensor: str, pin: int | None) -> Driver:
+def open_driver(name: str, model: str, pin: int | None) -> Driver:
     """Return the driver `name`, or for `auto` the first that can be used; raise NoDriver.
 
     pin is a BCM number, None if it was not given.
     """
     if name != "auto":
-        return open_one(name, sensor, pin)
+        return open_one(name, model, pin)
     failures: list[NoDriver] = []
     for each in AUTO:
         try:
-            return open_one(each, sensor, pin)
+            return open_one(each, model, pin)
         except SeveralSensors:  # another driver would read yet another pin
             raise
         except NoDriver as error:

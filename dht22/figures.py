@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone, tzinfo
 from statistics import median
 from typing import TYPE_CHECKING, Any, Optional
 
-from dht22.readings import Log, blocks, check
+from dht22.readings import LogFile, blocks, check_line
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series, Timestamp
@@ -155,7 +155,7 @@ def spans(readings: DataFrame, every: timedelta, zone: Zone) -> list[dict[str, A
     walls = wall_clock(readings.time, zone)
     starts = walls.dt.floor(every)
     by_wall = zone is not UTC and every > HOUR
-    if not by_wall:  # 2:00 to 3:00 comes twice when the clocks are set back, and is two spans
+    if not by_wall:  # in UTC: 2:00 to 3:00 comes twice when clocks are set back, and is two spans
         starts = readings.time - (walls - starts)
     groups = readings[list(UNITS)].groupby(starts)
     table = groups.agg(FIGURES[:3])
@@ -205,12 +205,12 @@ def share(
 # The latest
 
 
-def latest(logs: Iterable[Log], at: datetime) -> dict[str, dict[str, Any]]:
+def latest(logs: Iterable[LogFile], at: datetime) -> dict[str, dict[str, Any]]:
     """Return each sensor's latest reading and its age at a time, for JSON; raise Unreadable.
 
     The end of a log does not tell of a sensor that fell silent long before: all of it is read.
     """
-    recent: dict[tuple[Log, bytes], deque[bytes]] = defaultdict(lambda: deque(maxlen=WINDOW))
+    recent: dict[tuple[LogFile, bytes], deque[bytes]] = defaultdict(lambda: deque(maxlen=WINDOW))
     for log in logs:
         for block in blocks(log):
             for line, sender in LINE.findall(block):
@@ -227,7 +227,7 @@ def latest(logs: Iterable[Log], at: datetime) -> dict[str, dict[str, Any]]:
 
 def is_row(line: bytes, ending: str) -> bool:
     try:
-        check(line, ending)
+        check_line(line, ending)
     except ValueError:
         return False
     return True

@@ -123,15 +123,16 @@ class Follower:
         return b""
 
     def onward(self) -> bytes:
-        """Return the first row of the file after the one under way; nothing if that is the last."""
+        """Return the first row of the file to read next; nothing if this one is the last."""
         live = self.live()
         current, finished = self.position.file, self.position.finished
         if current and current == live:
             return b""
-        rest = [first for first in self.files() if first not in finished or first == live]
-        if rest[-1:] == [current]:
+        # The oldest first. The live log is among them even if it was finished: it may have grown.
+        unread = [first for first in self.files() if first not in finished or first == live]
+        if unread[-1:] == [current]:
             return b""
-        return next((first for first in rest if first != current), b"")
+        return next((first for first in unread if first != current), b"")
 
     def turn(self, onward: bytes) -> None:
         """Finish the file under way and go on with another."""
@@ -242,19 +243,18 @@ def first_of(file: BufferedIOBase) -> bytes:
 
 
 def locate(file: BufferedIOBase, position: Position) -> tuple[int, bytes]:
-    """Return the offset at which to go on, and the line before it.
-
-    The offset is trusted if the last line read stands before it; else that line is looked for. A
-    file that lacks it and is shorter than what was read has nothing new: it is an earlier copy, or
-    a write was undone. Any other file is read from its start.
-    """
+    """Return the offset at which to go on, and the line before it."""
     _, offset, line, _ = position
     with noting([]):
         file.seek(offset - len(line))
         if file.read(len(line)) == line:
-            return offset, line
+            return offset, line  # the last line that was read stands where it stood
     found, last = behind(file, line)
-    return (found, last) if last == line or found < offset else (0, b"")
+    if last == line:
+        return found, line  # it stands elsewhere
+    if found < offset:
+        return found, last  # nothing new: an earlier copy, or a write was undone
+    return 0, b""
 
 
 def behind(file: BufferedIOBase, wanted: bytes | None) -> tuple[int, bytes]:

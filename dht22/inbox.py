@@ -20,8 +20,8 @@ RECEIVE_BUFFER = 4 << 20  # bytes asked of the kernel
 BYTES_PER_DATAGRAM = 800  # of the buffer; Linux counts so many for a small one
 SO_MEMINFO, DROPS = 55, 8  # Linux 4.12: nine counters of a socket, the last of them its drops
 
-# Datagrams received before they are written. The kernel's buffer holds no more of them, so what
-# waits when the server is stopped is received, too.
+# Datagrams received before they are written. That is more than the kernel's buffer can hold, so the
+# one look after the stop finds all that still wait.
 BATCH = 12_000
 GATHER = 0.005  # seconds that a batch may gather under load
 BUSY_BATCH = 20  # datagrams; after a batch of this size the next gathers for that long
@@ -40,11 +40,11 @@ TOO_LONG: Datagram = bytes(LIMIT + 1), ("?", 0)
 
 
 class Broken(Exception):
-    """The socket has failed for so long that it is of no use."""
+    """The socket has failed for so long that it cannot be used any more."""
 
 
 class Inbox:
-    """A socket on which readings arrive.
+    """The one socket on which readings arrive and from which answers go.
 
     Pacing: a batch costs a write for each log, however long it is. At rest each datagram is a batch
     and is logged at once. As soon as a batch held more than one, the next may gather for some
@@ -138,6 +138,10 @@ class Inbox:
         self.dropped = drops(self.sock) or 0
         return self.dropped - before
 
+    def knows_drops(self) -> bool:
+        """Tell whether the kernel counts what it drops."""
+        return drops(self.sock) is not None
+
 
 def drops(sock: socket.socket) -> int | None:
     """Return how many datagrams the kernel has dropped at a socket, None where it cannot tell."""
@@ -156,7 +160,7 @@ def open_inbox(parser: Parser, host: str | None, port: int) -> Inbox:
         return Inbox(listen(host, port))
     except OSError as error:
         remedy = {
-            errno.EADDRINUSE: "is another server running? give another --port",
+            errno.EADDRINUSE: "is another server running? stop it, or give another --port",
             errno.EACCES: "ports below 1024 are the system's; give another --port",
         }.get(error.errno or 0, "give an address of this machine as --host")
         parser.fail(f"cannot listen on {host or 'port'} {port} ({error.strerror}); {remedy}")

@@ -24,7 +24,7 @@ class Batch:
     def __init__(self, rows: Sequence[Row], named: bool) -> None:
         self.rows = rows
         self.named = named
-        self.written_to = 0  # so many logs
+        self.written_to = 0  # number of logs that have it
 
 
 class Backlog:
@@ -40,7 +40,7 @@ class Backlog:
         self.retry_at = 0.0  # monotonic, seconds
 
     def add(self, batch: Batch) -> bool:
-        """Let a batch wait for the log; return False if there is no room.
+        """Let a batch wait for the log; return False if there is no room for all of it.
 
         For a named batch there always is: it was taken before the log failed, and while a log fails
         the server takes no new ones.

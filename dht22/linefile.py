@@ -71,6 +71,7 @@ class LineFile:
                 file.close()
                 return self.open()
             self.repair(file, found)
+            sync_folder(self.path)  # it may have been created just now
             self.opened = os.fstat(file.fileno())
         except OSError:
             file.close()
@@ -93,17 +94,17 @@ class LineFile:
     def refuse_foreign(self, found: Ends, lacks_header: bool) -> None:
         """Raise OSError if a file with these ends is not ours."""
         title = self.header.rstrip(b"\n")
-        if not found.has_lines:
-            is_begun = title.startswith(found.tail) if title else self.is_tail(found.tail)
-            if not is_begun and not lacks_header:
-                raise foreign("it ends in", found.tail)
-            return
-        if title and found.first != title and not lacks_header:
-            raise OSError(errno.EINVAL, f"its first line is not {title.decode()}")
-        for line in found.first, found.last:
-            if line + b"\n" != self.header and not self.is_ours(line):
-                raise foreign("a line in it is", line)
-        if not self.is_tail(found.tail):
+        if found.has_lines:
+            if title and found.first != title and not lacks_header:
+                raise OSError(errno.EINVAL, f"its first line is not {title.decode()}")
+            for line in found.first, found.last:
+                if line + b"\n" != self.header and not self.is_ours(line):
+                    raise foreign("a line in it is", line)
+        if found.has_lines or lacks_header or not title:
+            ends_well = self.is_tail(found.tail)
+        else:
+            ends_well = title.startswith(found.tail)  # the header is torn, or the file is empty
+        if not ends_well:
             raise foreign("it ends in", found.tail)
 
     def is_tail(self, tail: bytes) -> bool:
@@ -115,7 +116,8 @@ class LineFile:
         complete = bool(self.whole_pattern.fullmatch(found.tail))
         cut = b"" if complete else found.tail
         if cut or found.nuls:
-            self.warn(f"{self.path}: cut off a torn end, {cut!a} and {found.nuls} NUL bytes")
+            nuls = f" and {found.nuls} NUL bytes" if found.nuls else ""
+            self.warn(f"{self.path}: cut off a torn last line, {cut!a}{nuls}")
             file.truncate(file.seek(0, os.SEEK_END) - found.nuls - len(cut))
         if complete:
             self.warn(f"{self.path}: completed the last line, {found.tail!a}")
@@ -214,14 +216,19 @@ def replace(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> BufferedWr
         with suppress(OSError):  # it may try to write the rest
             file.close()
         raise
-    if os.name == "posix":  # the new name is on the disk only when its folder is
-        with suppress(OSError):  # not every file system can do that; it is replaced all the same
+    sync_folder(path)
+    return file
+
+
+def sync_folder(path: str) -> None:
+    """Put on the disk that there is a file at `path`, as far as the file system can do that."""
+    if os.name == "posix":
+        with suppress(OSError):
             folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
             try:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-    return file
 
 
 def lock(file: IOBase) -> None:

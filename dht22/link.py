@@ -16,7 +16,7 @@ from dht22.stop import Stop
 
 QUIET = 10.0  # seconds without an error after a datagram, until the way counts as good again
 LOOK_UP = 1.0  # seconds from one look-up to the next, at least
-LOOK_UP_REST = 9  # times as long as a look-up took until the next: at most a tenth of the time
+LOOK_UP_REST = 9  # the next look-up waits so many times as long as the last one took
 PAUSE = 1.0  # seconds to wait for a datagram at most; then the sender checks what else is due
 IP_RECVERR, IPV6_RECVERR = 11, 25  # Linux, ip(7) and ipv6(7); Python names them from 3.14 on
 
@@ -97,7 +97,10 @@ class Link:
         return False
 
     def wait(self, seconds: float, stop: Stop) -> bytes:
-        """Return a datagram as soon as there is one, b"" after that time, a PAUSE or an error."""
+        """Return a datagram as soon as there is one, b"" after that time, a PAUSE or an error.
+
+        It may come from any address: whoever takes it checks whose it is.
+        """
         pause = max(0.0, min(seconds, PAUSE))
         if self.sock is None:
             with stop.interruptible():
@@ -135,7 +138,7 @@ class Link:
         self.untried -= 1
         if len(self.addresses) > 1:
             self.addresses.rotate(-1)
-            self.close()  # an answer to the former address is not awaited, nor an error
+            self.close()  # so that no error from the former address is taken for one of this
 
     def doubt(self) -> None:
         """Turn to the next address, and let the name be looked up again."""

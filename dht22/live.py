@@ -10,7 +10,7 @@ from dht22.console import say
 from dht22.figures import UTC, Zone, examine, is_row, now, stamp
 from dht22.follow import Follower, Position
 from dht22.picture import fill
-from dht22.readings import Log, blocks, table, with_rotated
+from dht22.readings import LogFile, blocks, table, with_rotated
 from dht22.stop import Stop
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ class NoWindow(Exception):
 
 
 class Recent:
-    """The rows of the last minutes, across rotation; the log may be there later than we are."""
+    """The rows of the last minutes, across rotation; the log need not exist yet."""
 
-    def __init__(self, log: Log, minutes: int) -> None:
+    def __init__(self, log: LogFile, minutes: int) -> None:
         self.log = log
         self.period = timedelta(minutes=minutes)
         self.follower = Follower(log.path, Position(), say)
         self.follower.skip()
-        self.rows: dict[bytes, None] = {}  # what is logged meanwhile comes twice
+        self.rows: dict[bytes, None] = {}  # in order; what both of these find is in it once
         oldest = self.oldest()
         for block in (block for each in with_rotated(log) for block in blocks(each)):
             for line in BytesIO(block):
@@ -60,7 +60,7 @@ class Recent:
         return dict(sorted(sensors.items()))
 
 
-def watch(log: Log, minutes: int, zone: Zone) -> None:
+def watch(log: LogFile, minutes: int, zone: Zone) -> None:
     """Show the window until it is closed; raise NoWindow, Unreadable or OSError."""
     try:
         from tkinter import TclError, Tk

@@ -7,7 +7,8 @@
 A format is a class in `LOGS`. It is opened with a path and what reports a mended file, has `path`,
 `append(rows)`, which makes the rows readable, and `flush()`, which puts them on the disk. All raise
 OSError, and have then undone what they began: append the same rows again, and no line is torn, none
-doubled. `history` tells which formats know, at the next start, what named sensors have sent.
+doubled. A new format goes into `LOGS`; if it knows names and n, into `history.RECOVERABLE` too; and
+into `readings` if report.py is to read it.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ class DbLog:
             lock(self.file)
         self.file.seek(0)
         if self.file.read(16) not in (b"", b"SQLite format 3\0"):
-            raise OSError(errno.EINVAL, "no SQLite database")
+            raise OSError(errno.EINVAL, "not an SQLite database")
         try:
             self.connection = sqlite3.connect(path, timeout=1, isolation_level=None)
             self.prepare()
@@ -194,6 +195,8 @@ class DbLog:
 
 
 Log = Union[TextLog, CsvLog, DbLog]
-# In the order in which they are written. The last one in use is that from which, at the next start,
-# the acknowledged readings are recovered (see Journal): formats without names and n come first.
+# In the order in which they are written. When the server is killed between two of them, named
+# readings are sent again, and written again to the earlier ones: .db ignores that, .txt has them
+# twice. So formats without names and n come first. The last one in use has each once: from it, at
+# the next start, the acknowledged readings are recovered (see Journal).
 LOGS: dict[str, type[Log]] = {".txt": TextLog, ".db": DbLog, ".csv": CsvLog}

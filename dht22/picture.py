@@ -87,8 +87,9 @@ def draw_line(axes: Iterable[Axes], readings: DataFrame, look: dict[str, Any]) -
     from pandas import Timedelta, concat
 
     begins = readings.gap | readings.seconds.isna()
-    lone = readings[begins & begins.shift(-1, fill_value=True)]  # a line does not show these
-    # Rows without values break the line
+    # A reading with a gap on both sides is not seen in a line: it gets a dot
+    lone = readings[begins & begins.shift(-1, fill_value=True)]
+    # A row without values before each gap's end breaks the line there
     openings = readings.loc[readings.gap, ["time"]] - Timedelta("1ms")
     line = concat([readings, openings]).sort_values("time")
     markevery = len(line) // 12 + 1

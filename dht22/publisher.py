@@ -82,7 +82,7 @@ class Publisher:
                 self.report(topic, refusal, is_reading)
                 if is_reading:
                     self.link.turn()
-                    break
+                    break  # all after it is read again for the next connection
             elif is_reading:
                 self.acknowledged.add(mid)
         while self.under_way and self.under_way[0][0] in self.acknowledged:

@@ -43,7 +43,7 @@ NO_ROW = "not a row as the server writes it"
 SHOWN = 5  # skipped lines, of all logs together; the rest is a number
 
 
-class Log(NamedTuple):
+class LogFile(NamedTuple):
     """A file of readings, by what its name tells."""
 
     path: Path
@@ -52,15 +52,15 @@ class Log(NamedTuple):
     packing: str  # .gz, .xz, .bz2 or nothing
 
 
-def log_at(path: Path) -> Log:
+def log_at(path: Path) -> LogFile:
     """Return the log at `path`; raise ValueError if its name is not that of a log."""
     match = LOG_NAME.fullmatch(path.name)
     if not match:
         raise ValueError("the ending is .csv, .db or .txt, before what rotation adds")
-    return Log(path, match[1], match[2], match[3] or "")
+    return LogFile(path, match[1], match[2], match[3] or "")
 
 
-def with_rotated(log: Log) -> list[Log]:
+def with_rotated(log: LogFile) -> list[LogFile]:
     """Return the newest log that rotation left beside this one, and this one, if they are there."""
     left = [Path(path) for path in rotated(str(log.path))]
     newest = [path for path in left if LOG_NAME.fullmatch(path.name)][-1:]
@@ -74,7 +74,7 @@ class Unreadable(Exception):
 # Lines
 
 
-def blocks(log: Log) -> Iterator[bytes]:
+def blocks(log: LogFile) -> Iterator[bytes]:
     """Yield the lines of a log in blocks, those of a database as in a .csv; raise Unreadable."""
     try:
         with unpacked(log.path) as file:
@@ -84,7 +84,7 @@ def blocks(log: Log) -> Iterator[bytes]:
         raise Unreadable(f"{log.path} ({reason})") from None
 
 
-def file_blocks(log: Log, file: BufferedIOBase) -> Iterator[bytes]:
+def file_blocks(log: LogFile, file: BufferedIOBase) -> Iterator[bytes]:
     """Yield the lines of a file in blocks; a damaged packed one is read as far as it goes."""
     lines = bytearray()
     try:
@@ -101,7 +101,7 @@ def file_blocks(log: Log, file: BufferedIOBase) -> Iterator[bytes]:
     yield bytes(lines)
 
 
-def database_blocks(log: Log, file: BufferedIOBase) -> Iterator[bytes]:
+def database_blocks(log: LogFile, file: BufferedIOBase) -> Iterator[bytes]:
     """Yield the rows of a database, 10,000 at a time, as lines."""
     with plain_copy(log, file) as path:
         # While a server has the log open its -wal is there; without one, reading would leave ours.
@@ -115,7 +115,7 @@ def database_blocks(log: Log, file: BufferedIOBase) -> Iterator[bytes]:
 
 
 @contextmanager
-def plain_copy(log: Log, file: BufferedIOBase) -> Iterator[Path]:
+def plain_copy(log: LogFile, file: BufferedIOBase) -> Iterator[Path]:
     """Lend the path of a database, or of an unpacked copy."""
     if not log.packing:
         yield log.path.resolve()
@@ -127,7 +127,7 @@ def plain_copy(log: Log, file: BufferedIOBase) -> Iterator[Path]:
         yield path
 
 
-def check(line: bytes, ending: str) -> None:
+def check_line(line: bytes, ending: str) -> None:
     """Raise ValueError with the reason unless `line` is one of a log with this ending."""
     if ending == ".txt":
         if not line.endswith(b"\n") and not TEXT_WHOLE.fullmatch(line):
@@ -155,7 +155,7 @@ class Skipped:
     def __init__(self) -> None:
         self.count = 0
 
-    def add(self, log: Log, number: int, line: bytes, reason: ValueError) -> None:
+    def add(self, log: LogFile, number: int, line: bytes, reason: ValueError) -> None:
         self.count += 1
         if self.count <= SHOWN:
             say(f"{log.path} line {number} skipped ({reason}): {line[:80]!r}")
@@ -168,7 +168,7 @@ class Skipped:
 # Tables
 
 
-def tables(log: Log, skipped: Skipped) -> Iterator[DataFrame]:
+def tables(log: LogFile, skipped: Skipped) -> Iterator[DataFrame]:
     """Yield the readings of a log, a table for each block of lines."""
     number = 1
     for block in blocks(log):
@@ -185,19 +185,19 @@ def tables(log: Log, skipped: Skipped) -> Iterator[DataFrame]:
         number += block.count(b"\n")
 
 
-def rows_of(block: bytes, log: Log, number: int, skipped: Skipped) -> Iterator[bytes]:
+def rows_of(block: bytes, log: LogFile, number: int, skipped: Skipped) -> Iterator[bytes]:
     """Yield the lines of a block that are rows; the number of its first line is `number`."""
     for line in BytesIO(block):
         try:
             if line.strip() != CSV_HEADER.strip():
-                check(line, log.ending)
+                check_line(line, log.ending)
                 yield line.rstrip(b"\r\n") + b"\n"
         except ValueError as reason:
             skipped.add(log, number, line, reason)
         number += 1
 
 
-def table(rows: bytes, log: Log) -> DataFrame:
+def table(rows: bytes, log: LogFile) -> DataFrame:
     """Return rows as a table; raise ValueError if there is a day or a reading that cannot be."""
     from numpy import array
     from pandas import Categorical, DataFrame, Series, read_csv
@@ -232,7 +232,7 @@ def table(rows: bytes, log: Log) -> DataFrame:
     )
 
 
-def read(logs: Sequence[Log], progress: Callable[[str], None]) -> tuple[DataFrame, int, int]:
+def read(logs: Sequence[LogFile], progress: Callable[[str], None]) -> tuple[DataFrame, int, int]:
     """Return the readings of all logs, how many rows stood twice, and how many lines were skipped.
 
     The logs come in any order. Raise Unreadable.
@@ -301,7 +301,7 @@ def doubled(readings: DataFrame) -> Series:
     whole = ["time", "sensor", "humidity", "temperature"]
     plain = readings[readings.n.isna() & readings.time.notna()]
     plain = plain[plain.duplicated(whole, keep=False)]
-    # A line that is twice in one file is two readings: its first there is its first elsewhere.
+    # Equal lines of one file are different readings: the first of them is the first in other files.
     nth = plain.groupby([*whole, "file"], observed=True).cumcount()
     again[plain.index] = plain.assign(nth=nth).duplicated([*whole, "nth"])
     return again

@@ -18,8 +18,8 @@ except ImportError:  # some Pythons are built without it
 
 PACKED = {".gz": "gzip", ".xz": "lzma", ".bz2": "bz2"}  # the modules that unpack
 NO_LOGS = "-wal", "-shm", "-journal", ".new"  # lie beside a log
-DAMAGE = EOFError, zlib.error, LZMAError  # what these modules raise beside OSError
-BLOCK = 1 << 16  # bytes, some 700 rows: of a damaged file so many are lost before the damage
+DAMAGE = EOFError, zlib.error, LZMAError  # what these modules raise besides OSError
+BLOCK = 1 << 16  # bytes, some 700 rows; up to this much is lost before a damage
 
 
 def rotated(path: str) -> list[str]:
@@ -59,7 +59,7 @@ class PackedFile:
         self.damage: list[str] = []
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return `size` bytes, less at the end; the next offset shall not be smaller."""
+        """Return `size` bytes, less at the end. The offset must not decrease between calls."""
         self.kept = self.kept[offset - self.start :]
         self.start = offset
         with noting(self.damage):

@@ -23,7 +23,8 @@ from dht22.drivers import (
 
 CONFIRM = 3  # reads at most, until two agree
 STEP = 20.0, 5.0  # %, °C; a larger step from one reading to the next has to be confirmed
-WAKE = 5.0  # seconds; after a longer interval one read is discarded: it is the last measurement
+# seconds; after a longer interval the first read is discarded: it gives the previous measurement
+WAKE = 5.0
 OFF = 5.0  # seconds without power, which revive a hung sensor
 
 
@@ -160,7 +161,7 @@ def gpio(text: str) -> int:
     """Convert `text` to a BCM number of the Pi's header, 0 to 27."""
     if not text.isascii() or not text.isdecimal() or int(text) > 27:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no GPIO of the header (BCM numbers, 0 to 27)"
+            f"{text!r} is not a GPIO of the header (BCM numbers, 0 to 27)"
         )
     return int(text)
 

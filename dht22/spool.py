@@ -81,8 +81,9 @@ class Waiting:
 class Spool:
     """The readings that wait, on the disk.
 
-    The file has a line for each reading, which begins with its place, and a mark for each n, which
-    is written before that n is sent for the first time:
+    The file has a line for each reading, which begins with its place, and marks. While the file is
+    in use, a mark is written before each new n is sent. An n that was sent earlier gets its mark
+    when the file is begun.
 
         7,BOOT_ID,1234.567890,1795255202.123456,74.3,25.7,CHECKSUM
         n,7,1795255203000000,CHECKSUM
@@ -113,7 +114,7 @@ class Spool:
     def report_left(self) -> None:
         """Report what waits in a spool that can be read and not written.
 
-        Delivered without being struck out, it would stand twice on the logs at each start.
+        It is not delivered now: that could not be noted, so each start would deliver it again.
         """
         with suppress(OSError):
             waiting, _, _ = self.read()

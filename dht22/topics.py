@@ -54,7 +54,7 @@ def seconds(stamp: str) -> float:
 
 @cache
 def level(name: str) -> str:
-    """Return the name of a sensor without what is not for topics or for Home Assistant's ids."""
+    """Return a sensor's name with what topics or Home Assistant's ids do not allow replaced."""
     plain = re.sub("[.:]", "-", name)
     return plain if plain == name else f"{plain}-{zlib.crc32(name.encode()):08x}"
 

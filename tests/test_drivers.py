@@ -77,7 +77,7 @@ def devices(monkeypatch, tmp_path):
     return tmp_path
 
 
-A_PIN_UNKNOWN = "no sensor is set up on GPIO11, only on a pin unknown"
+A_PIN_UNKNOWN = "no sensor is set up on GPIO11, only on an unknown pin"
 TWO = [("dht11@4", 4), ("dht11@11", 17)]
 COURSE = [("dht11@4", 4), ("dht11@b", 11)]
 
@@ -108,7 +108,11 @@ COURSE = [("dht11@4", 4), ("dht11@b", 11)]
         (COURSE, 4, (0, 4)),
         ([("dht11@4", None), ("dht11@b", None)], None, (1, 11)),
         ([("dht11@4", None), ("dht11@0", None)], 4, (0, 4)),
-        ([("dht11@0", None)] * 2, None, "2 sensors are set up, on a pin unknown and a pin unknown"),
+        (
+            [("dht11@0", None)] * 2,
+            None,
+            "2 sensors are set up, on an unknown pin and an unknown pin",
+        ),
         ([("ads1015", None), ("dht11@4", 4)], None, (1, 4)),  # another kind of device
         ([("ads1015", 11)], None, "no sensor is set up on this machine"),
         ([], None, "no sensor is set up on this machine"),
@@ -129,7 +133,16 @@ def test_which_device_is_read(devices, connected, pin, found):
     assert ("sudo dtoverlay" in error.value.remedy) != isinstance(error.value, SeveralSensors)
 
 
-UNKNOWN = "the kernel reads the only sensor that is set up, on a pin unknown"
+def test_a_pin_counted_on_the_header_is_told_what_the_number_means(devices):
+    with pytest.raises(NoDriver) as error:
+        find_iio(23)
+    assert error.value.remedy == (
+        "On a Pi, if it is on GPIO23 (a BCM number: pin 23 of the header is GPIO11): "
+        "sudo dtoverlay dht11 gpiopin=23. Without a Pi: --driver simulated"
+    )
+
+
+UNKNOWN = "the kernel reads the only sensor that is set up, on an unknown pin"
 
 
 def test_a_torn_of_node_is_as_none(devices):
@@ -311,7 +324,7 @@ def test_the_kernel_s_sensor_is_read_and_read_again(script, tmp_path, sysfs, des
     temperature = device / "in_temp_input"
     temperature.unlink()
     temperature.symlink_to("/proc/self/mem")  # reading it is a true EIO
-    client.says(r"^no reading: Input/output error")
+    client.says(r"^no reading: a damaged answer \(Input/output error\)")
     temperature.unlink()
     temperature.write_text("21500\n")
     client.says("^reading again")
@@ -344,8 +357,8 @@ def test_two_sensors_on_one_pi_are_logged_as_two(script, server, tmp_path, sysfs
         (
             ["--pin", 5],
             "no sensor is set up on GPIO5, only on GPIO4 and GPIO17. "
-            "Choose one of these with --pin, which is a BCM number "
-            "(pin 23 of the header is GPIO11), or set this one up: sudo dtoverlay dht11 gpiopin=5. "
+            "Choose one of these with --pin (a BCM number: "
+            "pin 23 of the header is GPIO11), or set this one up: sudo dtoverlay dht11 gpiopin=5. "
             "Also tried, but not needed: "
             "driver adafruit cannot be used: Adafruit_DHT is not installed; "
             "driver circuitpython cannot be used: adafruit_dht is not installed",

@@ -7,6 +7,7 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import count
 
 import pytest
 
@@ -34,10 +35,13 @@ with contextlib.suppress(OSError):
 """
 
 
+ports = count(random.randrange(20_000, 30_000))  # of those that the system does not hand out
+
+
 def free_port():
-    """Return a port that is free, of those that the system does not hand out by itself."""
+    """Return a port that is free, and that no other run has: its server may be down just now."""
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = next(ports)
         with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
             free.bind(("127.0.0.1", port))
             return port

@@ -136,7 +136,9 @@ def test_what_was_read_while_the_server_was_away_is_delivered_on_its_right_time(
     before = sensor(port, "--interval", 0.002)
     until(lambda: len(before.read()) >= number // 2)
     assert before.stop() == 0
-    assert before.says(r"^(\d+) readings left in the spool$")[1] == str(len(before.read()))
+    assert before.says(r"^(\d+) readings left in .*, to be delivered after the next start$")[
+        1
+    ] == str(len(before.read()))
     after = sensor(
         port, "--interval", 0.002, "--count", number - len(before.read()), setup=A_YEAR_BACK
     )
@@ -258,7 +260,9 @@ def test_a_stranger_s_last_n_loses_nothing(sensor, server, tmp_path):
     client.says("^the server has had the last n of kitchen, .*; give another --name, or use keys$")
     until(lambda: len(client.read()) >= 30)
     assert client.stop() == 0
-    assert client.says(r"^(\d+) readings left in the spool$")[1] == str(len(client.read()))
+    assert client.says(r"^(\d+) readings left in .*, to be delivered after the next start$")[
+        1
+    ] == str(len(client.read()))
     assert logged(tmp_path / "datalog.csv") == ["50.0,20.0"]
 
 
@@ -556,7 +560,7 @@ delivery.Delivery.close = freed
     client.says("^cannot write the spool")
     until(lambda: len(client.read()) > 20)
     assert client.stop() == 0
-    client.says(f"^{len(client.read())} readings left in the spool$")
+    client.says(f"^{len(client.read())} readings left in ")
     assert "lost" not in client.err
     assert len(lines(tmp_path / "kitchen0.spool")) == len(client.read()) + 1
 
@@ -660,13 +664,14 @@ def test_a_spool_whose_emptying_fails_keeps_what_comes_after(sensor, server, des
         "--interval",
         0.5,
         setup="""
-import os
+import os, stat
 fsync, sizes = os.fsync, [0]
 
 def fail_if_emptied(fd):
-    sizes.append(os.fstat(fd).st_size)
-    if sizes[-2] and not sizes[-1]:
-        raise OSError(5, "Input/output error")
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        sizes.append(os.fstat(fd).st_size)
+        if sizes[-2] and not sizes[-1]:
+            raise OSError(5, "Input/output error")
     fsync(fd)
 
 os.fsync = fail_if_emptied
@@ -987,8 +992,12 @@ def test_a_long_log_is_known_at_once_in_little_memory(server, tmp_path, mebibyte
     start = time.monotonic()
     running = server("--quiet")
     took = time.monotonic() - start
-    print(f"{mebibytes} MiB: ready after {took:.1f} s, {peak(running):.1f} MiB")
-    assert took < 10 and peak(running) < 50
+    start = time.monotonic()
+    with open(tmp_path / "datalog.csv", "rb") as log:
+        assert sum(line.count(b",") for line in log) > k
+    counting = time.monotonic() - start
+    print(f"{mebibytes} MiB: ready after {took:.1f} s, {peak(running):.1f} MiB; {counting:.1f} s")
+    assert took < 3 * counting + 1 and peak(running) < 50
     before = size(tmp_path / "datalog.csv")
     assert ask(running.port, format_named("50.0,20.0", "kitchen", number, 0.0)) == [
         b"ack,kitchen,%d," % number

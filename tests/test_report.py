@@ -206,12 +206,20 @@ def test_last(tmp_path, run):
         (["empty.csv"], 1, "cannot read empty.csv (no reading in it); has the server logged th"),
         (["empty.csv", "empty.csv.1"], 1, "cannot read empty.csv, empty.csv.1 (no reading in it)"),
         (["folder.csv"], 1, "cannot read folder.csv (Is a directory); "),
-        (["."], 2, "argument LOG: '.' is no log (the ending is .csv, .db or .txt, before what ro"),
-        (["notes.md"], 2, "argument LOG: 'notes.md' is no log (the ending is .csv, .db or .txt, "),
+        (["."], 2, "argument LOG: '.' is not a log (the ending is .csv, .db or .txt, before what"),
+        (
+            ["notes.md"],
+            2,
+            "argument LOG: 'notes.md' is not a log (the ending is .csv, .db or .txt, ",
+        ),
         (["absent.db"], 1, "cannot read absent.db (No such file or directory); "),
         (["junk.db"], 1, "cannot read junk.db (file is not a database); "),
         (["empty.db"], 1, "cannot read empty.db (no such table: reading); "),
-        (["--plot", "a.jpg"], 2, "argument --plot: 'a.jpg' is no picture (the ending is .png, .s"),
+        (
+            ["--plot", "a.jpg"],
+            2,
+            "argument --plot: 'a.jpg' is not a picture (the ending is .png, .s",
+        ),
         (["--plot", "absent/a.png"], 1, "cannot write absent/a.png (No such file or directory); "),
         (["datalog.txt", "--plot", "a.png"], 2, "a .txt log has no times; give the .csv or the"),
         (["datalog.csv", "datalog.txt", "--every", "1h"], 2, "a .txt log has no times; "),
@@ -222,11 +230,23 @@ def test_last(tmp_path, run):
         (["datalog.csv", "datalog.csv.1", "--live"], 2, "--live looks at one .csv"),
         (["empty.db", "--live"], 2, "--live looks at one .csv"),
         (["datalog.csv.gz", "--live"], 2, "--live looks at one .csv"),
-        (["--live", "datalog.csv"], 2, "argument --live: 'datalog.csv' is no number of minutes ("),
-        (["--live", "0"], 2, "argument --live: '0' is no number of minutes (1 to 9999; put LOG be"),
+        (
+            ["--live", "datalog.csv"],
+            2,
+            "argument --live: 'datalog.csv' is not a number of minutes (",
+        ),
+        (
+            ["--live", "0"],
+            2,
+            "argument --live: '0' is not a number of minutes (1 to 9999; put LOG be",
+        ),
         (["datalog.publish", "datalog.db-wal"], 2, "none of these files is a log"),
         *(
-            ([f"--every={every}"], 2, f"argument --every: '{every}' is no time span (such as 30s, ")
+            (
+                [f"--every={every}"],
+                2,
+                f"argument --every: '{every}' is not a time span (such as 30s, ",
+            )
             for every in ("", "h", "0h", "1", "1.5h", "-1h", "1y", "1 h", "nan", "\u0661h")
         ),
     ],

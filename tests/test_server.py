@@ -102,7 +102,7 @@ def test_a_client_goes_on_when_the_server_is_back_and_each_address_is_told_apart
         (
             ["--port", "0", "--log", "missing/a.txt"],
             1,
-            "cannot log to missing/a.txt (No such file or directory)",
+            "a.txt (No such file or directory); make its folder: mkdir -p missing; or ",
         ),
         (["--port", "0", "--log", "folder.txt"], 1, "cannot log to folder.txt (Is a directory)"),
         (["--port", "0", "--log", "notes.txt"], 1, "cannot log to notes.txt (not a file of ours"),
@@ -153,7 +153,7 @@ def test_a_second_server_on_the_port_refuses_to_start(script, server, tmp_path):
     assert second.wait() == 1
     assert second.err == (
         f"server.py: error: cannot listen on port {first.port} (Address already in use); "
-        "is another server running? give another --port\n"
+        "is another server running? stop it, or give another --port\n"
     )
     assert not (tmp_path / "elsewhere" / "a.txt").exists()
 
