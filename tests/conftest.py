@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from brokers import FAST, Mosquitto, Subscriber
-from tools import DEADLINE, Script, missing
+from numbered import NUMBERED, QUICK
+from tools import ATTIC, DEADLINE, KITCHEN, Script, missing, write_keys
 
 # What a script starts with & ignores SIGINT, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -51,6 +52,38 @@ def desktop():
         sock.bind(("127.0.0.1", 0))
         sock.settimeout(DEADLINE)
         yield sock
+
+
+@pytest.fixture
+def sensor(script, tmp_path):
+    """Start a named client whose readings are numbered; `.read()` is what it has read so far."""
+
+    def start(port, *argv, name="kitchen", host="127.0.0.1", first=0, setup="", **keywords):
+        notes = tmp_path / f"notes{first}"
+        started = script(
+            "client",
+            host,
+            "--port",
+            port,
+            "--driver",
+            "simulated",
+            "--name",
+            name,
+            "--spool",
+            tmp_path / f"{name}{first}.spool",
+            *argv,
+            setup=QUICK + NUMBERED.format(first=first, notes=str(notes)) + setup,
+            **keywords,
+        )
+        started.read = lambda: started.out.splitlines()
+        return started
+
+    return start
+
+
+@pytest.fixture
+def keys(tmp_path):
+    return write_keys(tmp_path / "keys", ("kitchen", KITCHEN), ("attic", ATTIC))
 
 
 @pytest.fixture

@@ -1,0 +1,237 @@
+"""Answers that a client must not believe, and what it does with those that it must."""
+
+import re
+import socket
+
+import pytest
+
+from dht22 import datagram
+from dht22.datagram import N_RANGE, format_ack, format_named, parse
+from tools import ATTIC, KITCHEN, lines, until, write_keys
+
+QUICK = "from dht22 import delivery; delivery.RESEND = 0.03; delivery.RESEND_MOST = 0.03, 0.03\n"
+START = 1795255202000000
+
+
+def wrong_answers(name, n, mac, old, key):
+    """Return answers to reading n that must change nothing; `old`: the true one to an older n."""
+
+    def signed(last, interval=None, question=mac, key=key, name=name):
+        return format_ack(name, last, interval, question, key)
+
+    return {
+        "unsigned": format_ack(name, n, None),
+        "unsigned, an interval": format_ack(name, n, 5),
+        "unsigned, a higher one": format_ack(name, n + 10**9, None),
+        "another's key": signed(n, key=ATTIC),
+        "another's key, an interval": signed(n, 5, key=ATTIC),
+        "another's key, a higher one": signed(n + 10**9, key=ATTIC),
+        "another's name": signed(n, name="attic"),
+        "a mac of zeros": format_ack(name, n, None) + b"," + b"0" * 32,
+        "the question's mac": format_ack(name, n, None) + b"," + mac,
+        "a mac over the answer alone": signed(n, 5, question=None),
+        "to another question": signed(n, 5, question=b"0" * 32),
+        "replayed": old,
+        "replayed, with the new n": re.sub(rb"(ack,[^,]*,)\d+", rb"\g<1>%d" % n, old),
+        "a lower one, with an interval": signed(n - 1, 5),
+        "above what could be followed": signed(N_RANGE[1] - 1, 5),
+        "cut": signed(n)[:-1],
+        "too long": signed(n) + b" " * 300,
+        "no answer": b"\0" * 100,
+        "empty": b"",
+        "the question": format_named("50.0,20.0", name, n, 0.0, key),
+    }
+
+
+def test_a_client_with_a_key_believes_only_the_answer_to_its_question(desktop, script, tmp_path):
+    pi = write_keys(tmp_path / "pi", ("kitchen", KITCHEN))
+    cases = list(wrong_answers("kitchen", START, b"1" * 32, b"ack,kitchen,1,,0", KITCHEN))
+    client = script(
+        "client",
+        "127.0.0.1",
+        "--port",
+        desktop.getsockname()[1],
+        "--driver",
+        "simulated",
+        "--interval",
+        0.01,
+        "--count",
+        len(cases) + 1,
+        "--key",
+        pi,
+        "--spool",
+        "spool",
+        setup=QUICK,
+    )
+    old, before = b"", 0
+    for case in ["none before the first", *cases]:
+        question, peer = desktop.recvfrom(300)
+        while parse(question)[1].n == before:  # sent again before it was answered
+            question, peer = desktop.recvfrom(300)
+        reading, named = parse(question)
+        if old:
+            desktop.sendto(wrong_answers("kitchen", named.n, named.mac, old, KITCHEN)[case], peer)
+            for _ in range(2):
+                again = desktop.recv(300)
+                assert parse(again)[0] == reading and parse(again)[1].n == named.n, (
+                    f"{case}: it waits still"
+                )
+                assert datagram.verify(again, KITCHEN)
+        old, before = format_ack("kitchen", named.n, None, named.mac, KITCHEN), named.n
+        desktop.sendto(old, peer)
+    assert client.wait() == 0
+    assert client.out.count("\n") == len(cases) + 1
+    talk = [
+        line
+        for line in client.err.splitlines()
+        if not re.match("driver|sending to|closing socket", line)
+    ]
+    assert talk == [
+        "an acknowledgement of 8999999999999999 is ignored: no n could follow; give another --name,"
+        " or use keys"
+    ]
+
+
+def test_the_answer_to_any_of_the_last_16_sends_is_taken_and_to_no_earlier_one(
+    desktop, script, tmp_path
+):
+    pi = write_keys(tmp_path / "pi", ("kitchen", KITCHEN))
+    client = script(
+        "client",
+        "127.0.0.1",
+        "--port",
+        desktop.getsockname()[1],
+        "--driver",
+        "simulated",
+        "--count",
+        1,
+        "--key",
+        pi,
+        "--spool",
+        "spool",
+        setup=QUICK + "delivery.RESEND_MOST = 0.04, 0.04\n",
+    )
+    sends = []
+    while len(sends) < 20:
+        question, peer = desktop.recvfrom(300)
+        sends.append(parse(question)[1])
+    assert len({each.n for each in sends}) == 1 and len({each.mac for each in sends}) == 20
+    desktop.sendto(
+        format_ack("kitchen", sends[3].n, None, sends[3].mac, KITCHEN), peer
+    )  # 17th from the last
+    assert parse(desktop.recv(300))[1].n == sends[3].n, "it waits still"
+    desktop.sendto(format_ack("kitchen", sends[8].n, None, sends[8].mac, KITCHEN), peer)
+    assert client.wait() == 0
+
+
+def test_an_interval_past_its_bounds_is_not_taken_over(desktop, script):
+    intervals = [0, 1, 86401, 99999]
+    client = script(
+        "client",
+        "127.0.0.1",
+        "--port",
+        desktop.getsockname()[1],
+        "--driver",
+        "simulated",
+        "--interval",
+        0.01,
+        "--count",
+        len(intervals) + 1,
+        "--name",
+        "kitchen",
+        "--spool",
+        "spool",
+    )
+    for interval in [*intervals, None]:
+        question, peer = desktop.recvfrom(300)
+        desktop.sendto(format_ack("kitchen", parse(question)[1].n, interval), peer)
+    assert client.wait() == 0
+    assert "interval" not in client.err
+
+
+LAST_N = N_RANGE[1] - 10**6
+
+
+@pytest.mark.parametrize("last", [LAST_N + 1, N_RANGE[1] - 1, 9999999999999999])
+def test_an_answer_that_no_n_could_follow_is_ignored(desktop, script, last):
+    client = script(
+        "client",
+        "127.0.0.1",
+        *["--port", desktop.getsockname()[1], "--driver", "simulated", "--count", 1],
+        *["--name", "kitchen", "--spool", "spool"],
+        setup=QUICK,
+    )
+    question, peer = desktop.recvfrom(300)
+    n = parse(question)[1].n
+    desktop.sendto(format_ack("kitchen", last, None), peer)
+    for _ in range(3):
+        assert parse(desktop.recv(300))[1].n == n
+    desktop.sendto(format_ack("kitchen", n, None), peer)
+    assert client.wait() == 0
+    line = f"an acknowledgement of {last} is ignored: no n could follow; give another --name"
+    assert client.err.count(line) == 1
+
+
+@pytest.mark.parametrize("last", [LAST_N - 10**6, LAST_N - 1, LAST_N])
+def test_at_the_last_n_nothing_is_sent_and_the_readings_are_kept(desktop, script, tmp_path, last):
+    """The server has a reading with an n this high, a stranger's perhaps."""
+    client = script(
+        "client",
+        "127.0.0.1",
+        *["--port", desktop.getsockname()[1], "--driver", "simulated", "--interval", 0.05],
+        *["--name", "kitchen", "--spool", "spool"],
+        setup=QUICK + "delivery.random.randint = lambda first, last: last\n",
+    )
+    question, peer = desktop.recvfrom(300)
+    desktop.sendto(format_ack("kitchen", last, None), peer)
+    if last == LAST_N - 10**6:
+        while parse(question)[1].n != LAST_N:
+            question, peer = desktop.recvfrom(300)
+        desktop.sendto(format_ack("kitchen", LAST_N, None), peer)
+    client.says("^the server has had the last n of kitchen, .*; give another --name, or use keys$")
+    desktop.settimeout(0.3)
+    with pytest.raises(socket.timeout):
+        while True:
+            assert parse(desktop.recv(300))[1].n <= LAST_N
+    until(lambda: client.out.count("\n") > 7, "eight readings")
+    assert client.stop() == 0
+    read = client.out.splitlines()
+    if last == LAST_N - 10**6:
+        read = read[1:]
+    kept = [",".join(line.split(",")[4:6]) for line in lines(tmp_path / "spool")]
+    kept = [reading for reading in kept if reading]  # marks have none
+    assert kept[-len(read) :] == read and len(read) > 5
+    assert client.err.count("the last n of kitchen") == 1
+
+
+def test_a_client_in_a_flood_of_answers_goes_on_reading(desktop, script):
+    """Garbage comes faster than it is read: each datagram taken leaves another in the socket."""
+    client = script(
+        "client",
+        "127.0.0.1",
+        "--port",
+        desktop.getsockname()[1],
+        "--driver",
+        "simulated",
+        "--interval",
+        0.02,
+        "--name",
+        "kitchen",
+        "--spool",
+        "spool",
+        setup="""
+from dht22 import delivery
+take = delivery.Delivery.receive
+
+def flood(self, datagram):
+    if self.link.sock:
+        self.link.sock.sendto(b"garbage", ("127.0.0.1", self.link.sock.getsockname()[1]))
+    take(self, datagram)
+
+delivery.Delivery.receive = flood
+""",
+    )
+    _, peer = desktop.recvfrom(300)
+    desktop.sendto(b"the first", peer)
+    already = client.out.count("\n")
+    until(lambda: client.out.count("\n") > already + 10, "ten more readings", 5)

@@ -1,0 +1,331 @@
+"""The spool of a named sensor on disks that are full, read-only or gone; a queue past its bound."""
+
+import os
+import re
+import signal
+import subprocess
+from contextlib import suppress
+
+import pytest
+
+from dht22.datagram import format_ack, parse
+from dht22.spool import Spool, Waiting, boot_id
+from numbered import free_port, logged, size
+from tools import lines, needs, needs_namespaces, until
+
+
+@pytest.mark.parametrize(
+    "mount, why", [("size=4k", "No space left on device"), ("ro", "Read-only file system")]
+)
+def test_a_spool_on_a_disk_that_is_full_or_read_only(sensor, server, tmp_path, mount, why):
+    needs_namespaces()
+    (tmp_path / "disk").mkdir()
+    port = free_port()
+    client = sensor(
+        port,
+        "--interval",
+        0.005,
+        "--count",
+        200,
+        "--spool",
+        "disk/kitchen.spool",
+        prefix=[
+            "unshare",
+            "-rm",
+            "sh",
+            "-c",
+            f'mount -t tmpfs -o {mount} tmpfs disk && exec "$@"',
+            "sh",
+        ],
+    )
+    client.says(
+        rf"^cannot write the spool disk/kitchen.spool \({why}\): what waits is kept in memory only$"
+    )
+    until(lambda: len(client.read()) == 200)
+    server("--quiet", port=port)
+    assert client.wait() == 0
+    assert logged(tmp_path / "datalog.csv") == client.read() == lines(tmp_path / "datalog.txt")
+    assert client.err.count("cannot write the spool") == 1
+    assert "is written again" not in client.err, "no line comes and goes"
+
+
+def test_a_spool_that_is_given_room_is_written_again(sensor, server, tmp_path):
+    needs_namespaces()
+    needs("nsenter")
+    (tmp_path / "disk").mkdir()
+    port = free_port()
+    client = sensor(
+        port,
+        "--interval",
+        0.005,
+        "--spool",
+        "disk/kitchen.spool",
+        prefix=[
+            "unshare",
+            "-rm",
+            "sh",
+            "-c",
+            'mount -t tmpfs -o size=4k tmpfs disk && exec "$@"',
+            "sh",
+        ],
+    )
+    client.says("^cannot write the spool")
+    inside = ["nsenter", "-t", str(client.process.pid), "-U", "-m", "--preserve-credentials"]
+    subprocess.run(
+        [*inside, "mount", "-o", "remount,size=1m", "tmpfs", tmp_path / "disk"], check=True
+    )
+    client.says("^the spool disk/kitchen.spool is written again$")
+    holder = subprocess.Popen([*inside, "sleep", "60"])  # so that the disk outlives the client
+    try:
+        until(lambda: os.readlink(f"/proc/{holder.pid}/exe").endswith("sleep"))
+        client.stop(signal.SIGKILL)
+        kept = subprocess.run(
+            [
+                "nsenter",
+                "-t",
+                str(holder.pid),
+                "-U",
+                "-m",
+                "--preserve-credentials",
+                "cat",
+                tmp_path / "disk/kitchen.spool",
+            ],
+            check=True,
+            stdout=subprocess.PIPE,
+        ).stdout
+    finally:
+        holder.kill()
+        holder.wait()
+    (tmp_path / "kept.spool").write_bytes(kept)
+    running = server("--quiet", port=port)
+    again = sensor(port, "--count", 1, "--spool", "kept.spool")
+    assert again.wait() == 0 and running.stop() == 0
+    delivered = logged(tmp_path / "datalog.csv")
+    assert delivered[-1:] == again.read()
+    assert (
+        delivered[:-1] == client.read()[: len(delivered) - 1]
+        and len(delivered) - 1 >= len(client.read()) - 1
+    )
+
+
+def test_what_was_delivered_while_the_disk_was_full_stands_once_after_it_had_room_again(
+    sensor, server, tmp_path
+):
+    """270 readings wait, the disk is full, 240 are delivered; then there is room, and a kill."""
+    needs_namespaces()
+    needs("nsenter")
+    (tmp_path / "disk").mkdir()
+    mount = "mount -t tmpfs -o size=64k tmpfs disk && exec sleep 100"
+    holder = subprocess.Popen(["unshare", "-rm", "sh", "-c", mount], cwd=tmp_path)
+    try:
+        until(lambda: os.readlink(f"/proc/{holder.pid}/exe").endswith("sleep"))
+        inside = ["nsenter", "-t", str(holder.pid), "-U", "-m", "--preserve-credentials", "-w"]
+        disk = tmp_path.joinpath(f"/proc/{holder.pid}/root{tmp_path}/disk")
+        port = free_port()
+        argv = ["--interval", 0.01, "--spool", "disk/kitchen.spool"]
+        client = sensor(port, *argv, prefix=inside)
+        until(lambda: len(lines(disk / "kitchen.spool")) >= 270)
+        with suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(512))
+        first = server("--quiet", "--count", 240, port=port)
+        client.says("^cannot write the spool")
+        assert first.wait() == 0
+        (disk / "filler").unlink()
+        client.says("is written again$")
+        client.stop(signal.SIGKILL)
+        server("--quiet", port=port)
+        again = sensor(port, *argv, "--count", 5, prefix=inside)
+        assert again.wait() == 0
+    finally:
+        holder.kill()
+        holder.wait()
+    delivered = logged(tmp_path / "datalog.csv")
+    assert len(delivered) == len(set(delivered)) > 270
+    assert delivered[-5:] == again.read()
+
+
+def test_a_spool_that_is_removed_is_written_again_with_all_that_waits(sensor, server, tmp_path):
+    port = free_port()
+    spool = tmp_path / "kitchen0.spool"
+    client = sensor(port, "--interval", 0.02)
+    until(lambda: len(lines(spool)) > 10)
+    already = len(client.read())
+    spool.unlink()
+    until(lambda: len(lines(spool)) > already + 10)
+    client.stop(signal.SIGKILL)
+    server("--quiet", port=port)
+    again = sensor(port, "--count", 1)
+    assert again.wait() == 0
+    delivered = logged(tmp_path / "datalog.csv")
+    assert delivered == client.read()[: len(delivered) - 1] + again.read()
+    assert len(delivered) > already + 10
+
+
+def test_the_spool_is_emptied_as_soon_as_all_is_acknowledged(sensor, server, tmp_path):
+    port = free_port()
+    client = sensor(port, "--interval", 0.3)
+    until(lambda: size(tmp_path / "kitchen0.spool"))
+    server("--quiet", port=port)
+    until(lambda: logged(tmp_path / "datalog.csv") == client.read())
+    until(lambda: size(tmp_path / "kitchen0.spool") == 0)
+    assert client.process.poll() is None
+
+
+def test_at_the_end_a_spool_that_could_not_be_written_is_tried_once_more(sensor, tmp_path):
+    client = sensor(
+        free_port(),
+        *["--interval", 0.01],
+        setup="""
+import os
+from dht22 import linefile
+spool.RETRY = 60
+write, full = linefile.LineFile.append, True
+
+def append(self, lines):
+    if full and lines:
+        raise OSError(28, "No space left on device")
+    write(self, lines)
+
+linefile.LineFile.append = append
+close = delivery.Delivery.close
+
+def freed(self):
+    global full
+    full = False
+    close(self)
+
+delivery.Delivery.close = freed
+""",
+    )
+    client.says("^cannot write the spool")
+    until(lambda: len(client.read()) > 20)
+    assert client.stop() == 0
+    client.says(f"^{len(client.read())} readings left in ")
+    assert "lost" not in client.err
+    assert len(lines(tmp_path / "kitchen0.spool")) == len(client.read()) + 1
+
+
+def test_past_its_bound_the_queue_drops_the_oldest_and_says_so(sensor, server, tmp_path):
+    port = free_port()
+    client = sensor(port, "--interval", 0.002, "--count", 300, setup="delivery.QUEUE = 50\n")
+    until(lambda: len(client.read()) == 300)
+    client.says("^more than 50 readings wait: the oldest are dropped")
+    server("--quiet", port=port)
+    assert client.wait() == 0
+    assert logged(tmp_path / "datalog.csv") == client.read()[-50:]
+    assert client.err.count("the oldest are dropped") == 1, "said once"
+    assert re.search(
+        r"^250 readings dropped, the oldest of those that waited$", client.err, re.MULTILINE
+    ), "and counted"
+
+
+def test_an_n_is_for_one_reading_only_whatever_is_dropped(sensor, desktop):
+    client = sensor(desktop.getsockname()[1], "--interval", 0.01, setup="delivery.QUEUE = 5\n")
+    questions = [parse(desktop.recv(300)) for _ in range(20)]
+    client.stop()
+    readings = {(named.n, reading) for reading, named in questions}
+    assert len({n for n, _ in readings}) == len(readings) > 3
+
+
+def test_an_n_is_in_the_spool_before_it_is_sent(sensor, desktop, tmp_path):
+    port = desktop.getsockname()[1]
+    client = sensor(port, "--interval", 0.01, "--count", 20)
+    until(
+        lambda: (
+            (tmp_path / "kitchen0.spool").exists() and len(lines(tmp_path / "kitchen0.spool")) >= 20
+        )
+    )
+    seen = set()
+    while len(seen) < 20:
+        question, peer = desktop.recvfrom(300)
+        reading, named = parse(question)
+        if named.n not in seen and len(seen) < 19:
+            content = lines(tmp_path / "kitchen0.spool")
+            assert re.fullmatch(
+                rf"n,\d+,{named.n},[0-9a-f]{{8}}",
+                [line for line in content if line.startswith("n,")][-1],
+            )
+        seen.add(named.n)
+        desktop.sendto(format_ack("kitchen", named.n, None), peer)
+    assert client.wait() == 0
+
+
+def test_a_spool_that_was_rewritten_holds_what_waits_and_the_n_under_way(tmp_path):
+    spool = Spool(str(tmp_path / "spool"))
+    waiting = [Waiting(k, boot_id(), 100.0 + k, 1795600000.0 + k, f"{k}.0,20.0") for k in range(10)]
+    spool.owe(0, 10**15)
+    spool.write(waiting[:9])
+    spool.owe(4, 10**15 + 4)
+    spool.rewrite(waiting[4:9])
+    spool.write(waiting[9:])
+    left, n, highest = spool.load()
+    assert [each.place for each in left] == list(range(4, 10))
+    assert [each.reading for each in left] == [f"{k}.0,20.0" for k in range(4, 10)]
+    assert n == highest == 10**15 + 4
+    assert spool.next_place == 10 and spool.lines == 7
+
+
+@pytest.mark.parametrize(
+    "kill",
+    [
+        "old = os.replace; os.replace = lambda *paths: die()",
+        "old = os.replace; os.replace = lambda *paths: (old(*paths), die())",
+        "old = spool.Spool.rewrite; spool.Spool.rewrite = lambda *all: (old(*all), die())",
+    ],
+    ids=["before it is in place", "once in place", "right after"],
+)
+def test_killed_while_the_spool_is_rewritten(sensor, server, tmp_path, kill):
+    port = free_port()
+    killed = sensor(
+        port,
+        "--interval",
+        0.002,
+        setup=f"import os; die = lambda: os.kill(os.getpid(), 9)\n"
+        f"delivery.QUEUE = 50\nspool.LONG = 100\n{kill}\n",
+    )
+    assert killed.wait() == -signal.SIGKILL
+    read = [line.split()[0] for line in lines(tmp_path / "notes0")]
+    assert len(read) > 50, "the oldest were dropped"
+    server("--quiet", port=port)
+    again = sensor(port, "--count", 1)
+    assert again.wait() == 0
+    delivered = logged(tmp_path / "datalog.csv")
+    assert delivered == (read + again.read())[-len(delivered) :], (
+        "in order, none twice, none missing"
+    )
+    assert len(delivered) >= 51
+
+
+def test_a_spool_whose_emptying_fails_keeps_what_comes_after(sensor, server, desktop, tmp_path):
+    """The fsync of the emptied file fails; the next reading waits, and the client is killed."""
+    spool = tmp_path / "kitchen0.spool"
+    client = sensor(
+        desktop.getsockname()[1],
+        "--interval",
+        0.5,
+        setup="""
+import os, stat
+fsync, sizes = os.fsync, [0]
+
+def fail_if_emptied(fd):
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        sizes.append(os.fstat(fd).st_size)
+        if sizes[-2] and not sizes[-1]:
+            raise OSError(5, "Input/output error")
+    fsync(fd)
+
+os.fsync = fail_if_emptied
+""",
+    )
+    question, peer = desktop.recvfrom(300)
+    until(lambda: size(spool))
+    first = parse(question)[1]
+    desktop.sendto(format_ack("kitchen", first.n, None), peer)
+    client.says("^cannot write the spool .*Input/output error")
+    until(lambda: b"0.1,0.0" in spool.read_bytes())
+    client.stop(signal.SIGKILL)
+    running = server("--quiet")
+    again = sensor(running.port, "--count", 1)
+    assert again.wait() == 0
+    assert logged(tmp_path / "datalog.csv")[-2:] == [client.read()[-1], *again.read()]
