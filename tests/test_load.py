@@ -5,6 +5,8 @@ import random
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -15,12 +17,45 @@ from tools import blast, lines, resident, send, settle, summary, until, waited
 HOLDS = 10_000  # datagrams in a buffer of 4 MiB, at least
 
 
+RECEIVER = """
+import socket, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+sock.bind(("127.0.0.1", 0))
+print(sock.getsockname()[1], flush=True)
+sock.recvfrom(257)
+sock.settimeout(1)
+start, received = time.process_time(), 0
+try:
+    while True:
+        sock.recvfrom(257)
+        received += 1
+except OSError:  # no more came for a second
+    print((time.process_time() - start) / received)
+"""
+
+
+def bare_cost():
+    """Return the CPU seconds that a datagram of a burst costs a loop that only receives."""
+    command = [sys.executable, "-c", RECEIVER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as receiver:
+        blast(int(receiver.stdout.readline()), 100_000)
+        return float(receiver.stdout.readline())
+
+
 def test_a_burst_is_logged_or_told_as_dropped(server, tmp_path):
-    """Where cores are free nothing is dropped: more than the buffer holds never comes at once."""
+    """On a machine that can keep up, nothing is dropped.
+
+    It can if cores are free, and if twice what a loop that only receives costs is less than what
+    sending costs. What comes beyond that may be dropped, but for what the buffer holds.
+    """
+    bare = bare_cost()
     running = server("--quiet")
     before, start = waited(running), time.thread_time()
     blast(running.port, 200_000)
-    came_meanwhile = (waited(running) - before) * 200_000 / (time.thread_time() - start)
+    sending = time.thread_time() - start
+    came_meanwhile = (waited(running) - before) * 200_000 / sending
+    beyond = max(0.0, 200_000 - sending / (2 * bare))
     settle(tmp_path / "datalog.csv")
     assert running.stop() == 0
     received, logged, _, _, _, dropped = summary(running)
@@ -31,10 +66,13 @@ def test_a_burst_is_logged_or_told_as_dropped(server, tmp_path):
         == len(lines(tmp_path / "datalog.csv")) - 1
     )
     assert logged + dropped == 200_000
-    print(f"{dropped} dropped; {came_meanwhile:.0f} came while the server waited for a core")
+    print(
+        f"{dropped} dropped; {came_meanwhile:.0f} came while the server waited for a core;"
+        f" {beyond:.0f} more than can be received here, at {bare * 1e6:.2f} µs each"
+    )
     with open("/proc/sys/net/core/rmem_max") as allowed:
         if int(allowed.read()) >= 4 << 20:
-            assert dropped <= max(0, came_meanwhile - HOLDS)
+            assert dropped <= max(0, came_meanwhile + beyond - HOLDS)
 
 
 def test_what_is_dropped_while_the_server_is_stopped_is_told_within_a_second(server, tmp_path):
