@@ -15,6 +15,7 @@ from itertools import chain
 from dht22.console import counted, say
 from dht22.linefile import LineFile, replace, was_moved
 
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 RETRY = 1.0  # seconds from one try of a spool that cannot be written to the next
 LONG = 200_000  # lines, after which the file is replaced by one with only what still waits
 LINE = re.compile(rb"([0-9a-fn.,-]{18,160}),([0-9a-f]{8})")  # what it says, and its checksum
@@ -25,7 +26,7 @@ TORN = re.compile(rb"[0-9a-fn.,-]{0,170}")
 def boot_id() -> str:
     """Return what tells one start of the machine from another."""
     try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
+        with open(BOOT_ID) as file:
             return file.read().strip()
     except OSError:  # not Linux: each start of the client counts as one
         return os.urandom(8).hex()
@@ -71,7 +72,8 @@ class Waiting:
         """Return the seconds since it was read; in another boot that depends on the clock."""
         if self.boot == boot_id():
             return boottime() - self.since
-        return max(boottime(), time.time() - self.wall)
+        least = boottime() if os.path.exists(BOOT_ID) else 0.0  # it was before this boot
+        return max(least, time.time() - self.wall)
 
     def line(self) -> bytes:
         wall = max(self.wall, 0)
@@ -136,7 +138,7 @@ class Spool:
 
     def read(self) -> tuple[list[Waiting], int, int]:
         """Return the readings that wait, and the last mark: a place and an n; raise OSError."""
-        readings: list[Waiting] = []
+        readings: dict[int, Waiting] = {}  # by place: one that was written twice waits once
         place, n = -1, 0  # until there is a mark
         damaged = self.lines = 0
         with open(self.path, "rb") as file:
@@ -148,14 +150,13 @@ class Spool:
                         place, n = map(int, fields[1:])
                     else:
                         number, boot, since, wall, reading = fields
-                        readings.append(
-                            Waiting(int(number), boot, float(since), float(wall), reading)
-                        )
+                        waiting = Waiting(int(number), boot, float(since), float(wall), reading)
+                        readings[waiting.place] = waiting
                 except ValueError:
                     damaged += 1
         if damaged:
             say(f"{self.path}: {counted(damaged, 'line')} cannot be read")
-        return [each for each in readings if each.place >= place], place, n
+        return [each for each in readings.values() if each.place >= place], place, n
 
     def is_empty(self) -> bool:
         return self.lines == 0

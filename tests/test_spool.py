@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,23 @@ class Full:
         if self.full and lines:
             raise OSError(errno.ENOSPC, "No space left on device")
         self.append(lines)
+
+
+def test_without_a_boot_id_the_age_goes_by_the_clock_alone(monkeypatch):
+    read = time.time() - 5
+    monkeypatch.setattr(room, "boottime", lambda: 7200.0)
+    earlier = Waiting(1, "another start", 3.0, read, "50.0,20.0")
+    assert earlier.age() == 7200.0, "it was read before this boot"
+    monkeypatch.setattr(room, "BOOT_ID", "/no/such/file")
+    assert 5 <= earlier.age() < 65
+
+
+def test_a_reading_that_was_written_twice_waits_once(path):
+    write(path, 2, *range(6))
+    spool = Spool(path)
+    spool.load()
+    assert spool.write(waiting(*range(2, 8))), "as when the file was away for a while"
+    assert places(spool.read()[0]) == [*range(2, 8)]
 
 
 # Damage
