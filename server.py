@@ -85,7 +85,7 @@ class Server:
         All else is refused.
         """
         now, monotonic = time.time(), time.monotonic()
-        failing = self.journal.is_failing()
+        refusal = self.refusal()
         as_logged = AS_LOGGED.fullmatch
         rows: list[Row] = []
         questions: list[tuple[Peer, Named]] = []
@@ -100,13 +100,21 @@ class Server:
                 if named is None:
                     rows.append((now, address, "", reading, ""))
                     continue
-                if self.senders.take(named, address, monotonic, failing):
+                if self.senders.take(named, address, monotonic, refusal):
                     rows.append((now - named.age, address, named.name, reading, str(named.n)))
                 questions.append((peer, named))
             except ValueError as error:
                 self.refused[str(error)] += 1
                 self.notices.add("refused %s: %s: %.60a", address, error, datagram)
         return rows, questions
+
+    def refusal(self) -> str:
+        """Return why no new named reading is taken now, if so: its client sends it again."""
+        if self.journal.is_failing():
+            return "log failing"
+        if self.inbox.stood_still:  # its age is not that at which it arrived
+            return "came while the server stood still"
+        return ""
 
     def authenticate(self, datagram: bytes, named: Named | None) -> None:
         """Raise ValueError unless the datagram is signed as the keys demand."""
@@ -162,7 +170,7 @@ class Server:
                     dropped,
                     self.inbox.buffer >> 10,
                 )
-            self.senders.notice_silence(now)
+            self.senders.notice_changes(now)
         self.notices.show(now)
 
     def finish(self) -> None:
@@ -197,13 +205,6 @@ def log(text: str) -> str:
     return text
 
 
-def interval(text: str) -> int:
-    """Convert `text` to an interval for the clients: whole seconds, 2 to 1 day."""
-    if not text.isascii() or not text.isdecimal() or not 2 <= int(text) <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an interval (whole seconds, 2 to 86400)")
-    return int(text)
-
-
 def get_parser() -> Parser:
     parser = Parser("server.py", __doc__)
     parser.add_argument(
@@ -234,7 +235,7 @@ def get_parser() -> Parser:
     )
     parser.add_argument(
         "--interval",
-        type=interval,
+        type=console.interval,
         metavar="SECONDS",
         help="interval of all sensors with a --name, 2 to 86400 (default: as their clients say)",
     )
@@ -293,15 +294,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print_new_key(parser, options.new_key)
         return 0
     paths = log_paths(parser, options)
-    keys = None if options.keys is None else open_keys(parser, options.keys)
     inbox = open_inbox(parser, options.host, options.port)
     try:
         with stop.interruptible():  # reading what was logged can take long
+            keys = None if options.keys is None else open_keys(parser, options.keys)
             logs, recovered = open_logs(parser, paths)
     except KeyboardInterrupt:
         return 0
     say(f"listening on {inbox}, logging to {', '.join(map(os.path.abspath, paths))}")
-    say(f"on the Pi: python3 client.py {inbox.client_arguments(options.host)}")
+    say(f"on the Pi: python3 client.py {inbox.client_arguments(options.host, keys is not None)}")
     notices = Notices()
     server = Server(
         inbox,

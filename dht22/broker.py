@@ -15,6 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from dht22.console import say
+from dht22.resolve import host_port
 from dht22.stop import Stop
 from dht22.topics import Message
 
@@ -50,7 +51,7 @@ class Broker(NamedTuple):
     tls: ssl.SSLContext | None
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_port(self.host, self.port)
 
 
 class Connection:

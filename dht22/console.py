@@ -75,6 +75,13 @@ def seconds(text: str) -> float:
     return interval
 
 
+def interval(text: str) -> int:
+    """Convert `text` to an interval for the clients: whole seconds, 2 to 1 day."""
+    if not text.isascii() or not text.isdecimal() or not 2 <= int(text) <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an interval (whole seconds, 2 to 86400)")
+    return int(text)
+
+
 def name(text: str) -> str:
     """Convert `text` to the name of a sensor."""
     if not re.fullmatch(NAME, text.encode()):

@@ -13,7 +13,7 @@ from itertools import repeat, starmap
 
 from dht22.console import Parser, say
 from dht22.datagram import LIMIT, PORT
-from dht22.resolve import resolve
+from dht22.resolve import host_port, resolve
 from dht22.stop import Stop
 
 RECEIVE_BUFFER = 4 << 20  # bytes asked of the kernel
@@ -27,6 +27,7 @@ GATHER = 0.005  # seconds that a batch may gather under load
 BUSY_BATCH = 20  # datagrams; after a batch of this size the next gathers for that long
 BEHIND_BATCH = 1500  # datagrams; after a batch of this size there is no time to gather
 FASTEST_RATE = 400_000  # datagrams a second: what gathers at this rate fits into the buffer
+STANDSTILL = 2.0  # seconds from one look to the next, after which what waited has waited too long
 PAUSE = 0.1  # seconds to the next try after an error of the socket
 GIVE_UP = 10.0  # seconds that such an error may last
 
@@ -57,6 +58,8 @@ class Inbox:
         self.buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)  # bytes, granted
         self.gather = min(GATHER, self.buffer / BYTES_PER_DATAGRAM / FASTEST_RATE)  # seconds
         self.batch = 0  # datagrams in the last batch
+        self.looked_at = time.monotonic()  # when the last one was complete
+        self.stood_still = False  # before it for so long that it is not known when it arrived
         self.received = 0
         self.dropped = 0  # by the kernel, because its buffer was full
         self.failing_since = 0.0  # monotonic, seconds
@@ -64,12 +67,14 @@ class Inbox:
     def __str__(self) -> str:
         """Return the address and port that it listens on, `*` for every interface."""
         address, port = self.sock.getsockname()[:2]
-        return f"{'*' if address in EVERY_INTERFACE else address}:{port}"
+        return host_port("*" if address in EVERY_INTERFACE else address, port)
 
-    def client_arguments(self, host: str | None) -> str:
+    def client_arguments(self, host: str | None, has_keys: bool) -> str:
         """Return what to give to client.py; `host` is the one that was asked for."""
         address, port = self.sock.getsockname()[:2]
         option = "" if port == PORT else f" --port {port}"
+        if has_keys:
+            option += " --key FILE"
         if host and address not in EVERY_INTERFACE:
             return f"{host}{option}"
         name = f"{socket.gethostname().partition('.')[0]}.local"  # by mDNS
@@ -101,6 +106,7 @@ class Inbox:
         """Return the datagrams that wait, as many as there is room for; raise Broken."""
         datagrams: list[Datagram] = []
         size = (LIMIT + 1,)
+        self.stood_still = time.monotonic() - self.looked_at > STANDSTILL
         try:
             # recvfrom(LIMIT + 1) until no more are waiting: a twentieth less CPU than a for loop.
             datagrams.extend(starmap(self.sock.recvfrom, repeat(size, min(room, BATCH))))
@@ -116,6 +122,7 @@ class Inbox:
                 self.wait_after(error)
         self.batch = len(datagrams)
         self.received += self.batch
+        self.looked_at = time.monotonic()
         return datagrams
 
     def wait_after(self, error: OSError) -> None:

@@ -11,7 +11,7 @@ from collections import deque
 
 from dht22.console import say
 from dht22.datagram import LIMIT
-from dht22.resolve import resolve
+from dht22.resolve import host_port, resolve
 from dht22.stop import Stop
 
 QUIET = 10.0  # seconds without an error after a datagram, until the way counts as good again
@@ -52,7 +52,7 @@ class Link:
         self.quiet_since: float | None = None  # when something was sent, without an error since
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_port(self.host, self.port)
 
     def wants_look_up(self) -> bool:
         return self.untried <= 0 and time.monotonic() >= self.look_up_at

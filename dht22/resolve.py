@@ -1,8 +1,13 @@
-"""The address of a host, for the server and the client."""
+"""The addresses of a host."""
 
 from __future__ import annotations
 
 import socket
+
+
+def host_port(host: str, port: int) -> str:
+    """Return where something listens, as text."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def resolve(host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:

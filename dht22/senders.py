@@ -12,7 +12,7 @@ from dht22.logs import Row
 
 ADDRESSES = 10_000  # remembered; what further ones send is counted together
 OTHERS = "(others)"  # no sensor can have this name
-SHOWN = 50  # in the summary
+SHOWN = 50  # in a line, and in the summary
 SILENT = 60.0  # seconds without a reading, and at least 5 intervals
 
 
@@ -50,6 +50,12 @@ class Sender:
         return self.readings >= 3 and not self.is_silent and pause > max(SILENT, 5 * self.interval)
 
 
+def listed(reports: Sequence[str]) -> str:
+    """Return reports as one line, and how many more there are."""
+    more = f" (and {len(reports) - SHOWN:,} more)" if len(reports) > SHOWN else ""
+    return ", ".join(reports[:SHOWN]) + more
+
+
 class Senders:
     """All of them, by name or address. Both are bounded, because anybody can send."""
 
@@ -64,26 +70,27 @@ class Senders:
         known = {name: n for name, n in recovered.items() if keys is None or name in keys}
         self.named = {name: Sender(n) for name, n in known.items()}
         self.plain: dict[str, Sender] = {}
+        self.back: list[str] = []  # reports of those that were silent before
         self.notices = notices
-        for name, n in known.items():
-            if n >= HIGHEST_N:
-                notices.add("%s has used up its numbers: give that sensor another name", name)
+        used_up = [f"{name} has used up its numbers" for name, n in known.items() if n >= HIGHEST_N]
+        if used_up:
+            notices.add("%s: give that sensor another name", listed(used_up))
 
-    def take(self, named: Named, address: str, now: float, failing: bool) -> bool:
+    def take(self, named: Named, address: str, now: float, refusal: str) -> bool:
         """Take a named reading if it is new, and tell whether it is.
 
-        Raise ValueError if it cannot be taken now, because a log is failing or there are too many
-        names: its client keeps it.
+        Raise ValueError if it cannot be taken now, because of a `refusal` or because there are too
+        many names: its client keeps it.
         """
         sender = self.named.get(named.name)
         if sender and named.n <= sender.taken:
             sender.last_heard = now
             sender.duplicates += 1
             return False
-        if failing:
+        if refusal:
             if sender:
                 sender.last_heard = now
-            raise ValueError("log failing")
+            raise ValueError(refusal)
         if not sender:
             if len(self.named) >= NAMES:
                 raise ValueError("too many names")
@@ -111,15 +118,18 @@ class Senders:
                 key = OTHERS
             sender = self.named.get(key) or self.plain.setdefault(key, Sender())
             if sender.is_silent:
-                self.notices.add("%s is back", key)
+                self.back.append(f"{key} is back")
             sender.hear(readings, now)
 
-    def notice_silence(self, now: float) -> None:
-        """Report, once, each sensor that has fallen silent."""
+    def notice_changes(self, now: float) -> None:
+        """Report, once, each sensor that has fallen silent, and each that is back."""
+        changes, self.back = self.back, []
         for key, sender in self.all():
             if sender.is_missed(now):
                 sender.is_silent = True
-                self.notices.add("%s silent for %.0f s", key, now - sender.last_heard)
+                changes.append(f"{key} silent for {now - sender.last_heard:.0f} s")
+        if changes:
+            self.notices.add(listed(changes))
 
     def all(self) -> list[tuple[str, Sender]]:
         return [*self.named.items(), *self.plain.items()]

@@ -81,24 +81,41 @@ def test_silence_goes_by_the_rhythm_of_each_sensor():
     plain = (0.0, "192.168.1.7", "", "50.0,20.0", "")
     for now in (0.0, 100.0, 200.0):
         senders.hear([plain], now)
-    senders.notice_silence(700.0)
+    senders.notice_changes(700.0)
     assert not notices.first, "five intervals"
-    senders.notice_silence(701.0)
-    senders.notice_silence(800.0)
+    senders.notice_changes(701.0)
+    senders.notice_changes(800.0)
     assert list(notices.first.values()) == ["192.168.1.7 silent for 501 s"]
     senders.hear([plain], 900.0)
+    senders.notice_changes(900.0)
     assert list(notices.first.values())[1:] == ["192.168.1.7 is back"]
+
+
+def test_of_sensors_that_fall_silent_together_each_is_named():
+    """A router that is switched off, or a Pi with two sensors."""
+    notices = Notices()
+    senders = Senders({}, None, notices)
+    plain = [(0.0, f"192.168.1.{k}", "", "50.0,20.0", "") for k in range(7, 60)]
+    for now in (0.0, 1.0, 2.0):
+        senders.hear(plain, now)
+    senders.notice_changes(100.0)
+    senders.hear(plain[:2], 110.0)
+    senders.notice_changes(111.0)
+    silent, back = notices.first.values()
+    assert silent.startswith("192.168.1.7 silent for 98 s, 192.168.1.8 silent for 98 s, ")
+    assert silent.endswith("192.168.1.56 silent for 98 s (and 3 more)")
+    assert back == "192.168.1.7 is back, 192.168.1.8 is back"
 
 
 def test_duplicates_and_refusals_are_told_apart():
     senders = Senders({"kitchen": FIRST + 5}, None, Notices())
     old, new = (Named("kitchen", FIRST + n, 0.0, None) for n in (5, 6))
-    assert not senders.take(old, "a", 0.0, failing=False)
+    assert not senders.take(old, "a", 0.0, refusal="")
     with pytest.raises(ValueError, match="log failing"):
-        senders.take(new, "a", 0.0, failing=True)
-    assert not senders.take(old, "a", 0.0, failing=True), "a duplicate, whatever fails"
-    assert senders.take(new, "a", 0.0, failing=False)
-    assert not senders.take(new, "a", 0.0, failing=False)
+        senders.take(new, "a", 0.0, refusal="log failing")
+    assert not senders.take(old, "a", 0.0, refusal="log failing"), "a duplicate, whatever fails"
+    assert senders.take(new, "a", 0.0, refusal="")
+    assert not senders.take(new, "a", 0.0, refusal="")
     assert senders.duplicates() == 3
     assert senders.named["kitchen"].stored == FIRST + 5, "until it is on the disk"
     senders.store([(0.0, "a", "kitchen", "50.0,20.0", str(FIRST + 6))])
@@ -122,5 +139,5 @@ def test_a_name_from_two_addresses_in_turn_is_reported(addresses, told):
     senders = Senders({}, None, notices)
     for number, address in enumerate(addresses):
         named = Named("kitchen", FIRST + number, 0.0, None)
-        assert senders.take(named, address, 0.0, failing=False)
+        assert senders.take(named, address, 0.0, refusal="")
     assert bool(notices.first) == told

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import termios
 import time
+from contextlib import suppress
+from datetime import datetime
 
 import pytest
 
@@ -335,9 +337,53 @@ def test_without_a_route_the_name_of_the_machine_is_told(script):
 
 def test_the_host_that_was_asked_for_is_told(server):
     running = server("--host", "localhost")
-    running.says(r"^listening on (127\.0\.0\.1|::1):\d+, logging to /")
+    running.says(r"^listening on (127\.0\.0\.1|\[::1\]):\d+, logging to /")
     running.says(r"^on the Pi: python3 client.py localhost --port \d+$")
     assert running.stop() == 0
+
+
+def test_with_keys_the_command_for_the_pi_has_one(server, keys):
+    running = server("--keys", keys)
+    running.says(r"^on the Pi: python3 client.py \S+ --port \d+ --key FILE")
+    assert running.stop() == 0
+
+
+def test_a_key_file_that_does_not_answer_can_be_interrupted(script, tmp_path):
+    os.mkfifo(tmp_path / "keys")
+    for name, option in ("server", "--keys"), ("client", "--key"):
+        host = ["127.0.0.1", "--driver", "simulated"] if name == "client" else ["--port", 0]
+        running = script(name, *host, option, "keys")
+        wchan = f"/proc/{running.process.pid}/wchan"
+        with suppress(pytest.fail.Exception):  # where the kernel does not tell: wait for a while
+            until(lambda: "fifo" in open(wchan).read(), seconds=2)  # noqa: B023, SIM115
+        assert running.stop() == 0
+        assert "Traceback" not in running.err
+
+
+def test_a_named_reading_that_came_while_the_server_stood_still_is_asked_for_again(
+    server, desktop, tmp_path
+):
+    """Its age is that of the moment when it was sent; how long it waited, nobody knows."""
+    running = server()
+    address = ("127.0.0.1", running.port)
+    n = 1795255202000000
+    desktop.sendto(b"50.0,20.0,kitchen,%d,0.000" % n, address)
+    assert desktop.recv(300) == b"ack,kitchen,%d," % n
+    running.process.send_signal(signal.SIGSTOP)
+    read = time.time()
+    desktop.sendto(b"51.0,20.0,kitchen,%d,0.000" % (n + 1), address)
+    desktop.sendto(b"50.0,20.0,kitchen,%d,9.000" % n, address)
+    time.sleep(2.2)
+    running.process.send_signal(signal.SIGCONT)
+    assert desktop.recv(300) == b"ack,kitchen,%d," % n, "a duplicate has its answer"
+    age = time.time() - read
+    desktop.sendto(b"51.0,20.0,kitchen,%d,%.3f" % (n + 1, age), address)
+    assert desktop.recv(300) == b"ack,kitchen,%d," % (n + 1)
+    assert running.stop() == 0
+    assert "refused 1: came while the server stood still" in running.err
+    stamp = lines(tmp_path / "datalog.csv")[-1].split(",")[0]
+    logged_at = datetime.fromisoformat(stamp[:-1] + "+00:00").timestamp()
+    assert abs(logged_at - read) < 0.5
 
 
 # recvfrom and select fail
