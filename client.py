@@ -222,7 +222,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     link = Link(options.server, options.port)
     screen = Screen(None if options.quiet else sys.stdout)
     try:
-        with closing(open_sender(parser, options, link)) as sender:
+        with stop.interruptible():
+            sender = open_sender(parser, options, link)
+        with closing(sender):
             with stop.interruptible():
                 sensor = open_sensor(parser, options)
             with closing(sensor):

@@ -94,11 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     say(f"no reading: {error}")
     except KeyboardInterrupt:
         return 0
-    if readings:
-        return 0
-    for hint in hints(" ".join(told)):
-        say(hint)
-    return 1
+    if readings < options.count:
+        for hint in hints(" ".join(told)):
+            say(hint)
+    return 0 if readings else 1
 
 
 if __name__ == "__main__":

@@ -34,6 +34,11 @@ Exit code: 0 = stopped by Ctrl+C or SIGTERM, or --once done, 1 = could not start
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports just ends the script
+
 import errno
 import os
 import re
@@ -74,10 +79,10 @@ def url(text: str) -> Url:
     wrong = ArgumentTypeError(f"{text!r} is not a URL like mqtt://host or mqtts://user@host:8883")
     try:
         parts = urlsplit(text)
-        port = parts.port or PORTS[parts.scheme]
+        port = PORTS[parts.scheme] if parts.port is None else parts.port
     except (ValueError, KeyError):
         raise wrong from None
-    if not parts.hostname or parts.query or parts.fragment:
+    if not parts.hostname or not port or parts.query or parts.fragment:
         raise wrong
     if parts.password is not None:
         raise ArgumentTypeError("a password is given by --password-file or MQTT_PASSWORD, not here")
@@ -233,6 +238,8 @@ def open_follower(
         parser.fail(f"cannot start at {error.filename} ({error.strerror}); give another --state")
     beginning = "where it was left" if position else "its beginning" if options.all else "its end"
     say(f"publishing {options.log} from {beginning} on")
+    if position and options.all:
+        say(f"--all is for the first start: to publish all again, remove {bookmark.path}")
     if not options.log.exists():
         say(f"{options.log} is not there yet; it waits for the server")
     return follower
@@ -260,7 +267,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = options.state or options.log.with_suffix(".publish")
     bookmark, position = open_bookmark(parser, path, options.log.name)
     stop = Stop()
-    follower = open_follower(parser, options, bookmark, position)
+    try:
+        with stop.interruptible():  # to find the end of a log can take long
+            follower = open_follower(parser, options, bookmark, position)
+    except KeyboardInterrupt:
+        return 0
     name = options.id or default_id(options.log)
     prefix = options.url[0].prefix
     status = f"{prefix}/status/{name}"

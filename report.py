@@ -63,6 +63,11 @@ Needs pandas, and for a picture matplotlib: sudo apt install python3-pandas pyth
 Exit code: 0 = done, 1 = no reading, no pandas, no window or a silent sensor, 2 = usage.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports just ends the script
+
 import json
 import os
 import re
@@ -71,6 +76,7 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from io import TextIOWrapper
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Optional
@@ -210,6 +216,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     zone = None if args.local else UTC
     code = 0
     with suppress(KeyboardInterrupt):
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on it cleans up
         try:
             if args.live:
                 watch(args.log[0], args.live, zone)
@@ -279,6 +287,8 @@ def plot(path: Path, tables: "dict[str, DataFrame]", zone: Zone, parser: Parser)
 
 def show(text: str, parser: Parser) -> None:
     """Print the report; a reader who has seen enough is no error."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # it may know no °
     try:
         print(text, flush=True)
     except OSError as error:

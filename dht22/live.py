@@ -46,7 +46,8 @@ class Recent:
         """Return the examined readings by sensor, the latest beside its name; raise OSError."""
         new = self.follower.read()
         while new:
-            self.rows.update((position.line, None) for position in new)
+            lines = [each.line for each in new if is_row(each.line, self.log.ending)]
+            self.rows.update(dict.fromkeys(lines))
             new = self.follower.read()
         oldest = self.oldest()
         self.rows = {line: None for line in self.rows if line >= oldest}

@@ -7,7 +7,7 @@ from collections import deque
 
 from dht22.bookmark import Bookmark
 from dht22.broker import BrokerLink
-from dht22.console import say
+from dht22.console import counted, say
 from dht22.follow import Follower, Position
 from dht22.stop import Stop
 from dht22.topics import Display, Message, level, parse_row
@@ -165,4 +165,4 @@ class Publisher:
         self.link.close()
         self.settle()
         self.save(at_once=True)
-        say(f"{self.published} readings published")
+        say(f"{counted(self.published, 'reading')} published")

@@ -195,10 +195,10 @@ def test_a_script_that_was_copied_alone_tells_what_is_missing(tmp_path, name):
 INTERRUPT = """
 import builtins, os, signal
 real = builtins.__import__
-def interrupted(name, *rest):
+def interrupted(name, *rest, **keywords):
     if name == {module!r} and os.environ.pop("INTERRUPT", None):
         os.kill(os.getpid(), signal.SIGINT)
-    return real(name, *rest)
+    return real(name, *rest, **keywords)
 builtins.__import__ = interrupted
 """
 
@@ -221,6 +221,20 @@ def test_ctrl_c_while_it_starts_shows_no_traceback(script, tmp_path, name, modul
     assert running.err == ("closing socket\n" if late and name == "client" else "") or (
         late and name == "dht_read"
     )
+
+
+@pytest.mark.parametrize("name, argv", [("report", []), ("publish", ["mqtt://127.0.0.1"])])
+@pytest.mark.parametrize("module", ["pathlib", "dht22.console", "dht22.topics", "dht22.figures"])
+def test_ctrl_c_while_a_script_for_the_log_starts_shows_no_traceback(
+    script, tmp_path, name, argv, module
+):
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / "sitecustomize.py").write_text(INTERRUPT.format(module=module))
+    running = script(name, *argv, path=[tmp_path / "early"], env={"INTERRUPT": "1"})
+    until(lambda: running.process.poll() is not None or "publishing" in running.err)
+    if running.process.poll() is None:  # it does not import this module
+        running.stop()
+    assert "Traceback" not in running.err
 
 
 def test_a_usage_error_without_a_stderr_has_its_exit_code(tmp_path):

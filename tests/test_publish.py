@@ -83,6 +83,10 @@ def test_once(publish, mosquitto, subscriber, log):
     assert running.wait() == 0
     assert heard.rows() == [row(k) for k in range(3001)]
     assert "3001 readings published" in running.err
+    again = publish(broker.url, "--once", "--all")
+    again.says("^--all is for the first start: to publish all again, remove datalog.publish$")
+    assert again.wait() == 0
+    assert "0 readings published" in again.err
 
 
 def test_log_not_there_yet_rotated_and_removed(publish, broker, subscriber, log):
@@ -457,6 +461,7 @@ def test_stopped_under_load_nothing_is_published_twice(publish, mosquitto, subsc
         (["http://host"], "'http://host' is not a URL like"),
         (["mqtt://host:x"], "'mqtt://host:x' is not a URL like"),
         (["mqtt://host:99999"], "'mqtt://host:99999' is not a URL like"),
+        (["mqtt://host:0"], "'mqtt://host:0' is not a URL like"),
         (["mqtt://[::1"], "is not a URL like"),
         (["mqtt:///prefix"], "is not a URL like"),
         (["mqtt://host?a"], "is not a URL like"),

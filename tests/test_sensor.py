@@ -338,6 +338,21 @@ def test_gpio_is_cleaned_up_when_stopped_while_switched_off(script, tmp_path, hu
     assert (tmp_path / "gpio").read_text().endswith(" cleanup 4\n")
 
 
+def test_dht_read_tells_what_to_look_at_when_some_reads_fail(script, tmp_path):
+    (tmp_path / "Adafruit_DHT").mkdir()
+    (tmp_path / "Adafruit_DHT" / "__init__.py").write_text(
+        "DHT22, reads = 22, [(None, None), (50.0, 20.0), (50.0, 20.0), (None, None)]\n"
+        "def read_retry(*_, **__):\n    return reads.pop(0)\n"
+    )
+    running = script(
+        *["dht_read", "--driver", "adafruit", "--count", 3], timers=SCALED, path=[tmp_path]
+    )
+    assert running.wait() == 0
+    assert running.out == "50.0,20.0\n"
+    assert running.err.count("no reading: ") == 2
+    running.says("^no answer: look at power")
+
+
 def test_power_pin_without_the_package(script):
     running = script("client", "127.0.0.1", "--driver", "simulated", "--power-pin", 4)
     assert running.wait() == 1
