@@ -112,7 +112,7 @@ class Server:
         """Return why no new named reading is taken now, if so: its client sends it again."""
         if self.journal.is_failing():
             return "log failing"
-        if self.inbox.stood_still:  # its age is not that at which it arrived
+        if self.inbox.stood_still:  # its age is not known: it may have waited all the while
             return "came while the server stood still"
         return ""
 

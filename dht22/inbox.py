@@ -27,7 +27,7 @@ GATHER = 0.005  # seconds that a batch may gather under load
 BUSY_BATCH = 20  # datagrams; after a batch of this size the next gathers for that long
 BEHIND_BATCH = 1500  # datagrams; after a batch of this size there is no time to gather
 FASTEST_RATE = 400_000  # datagrams a second: what gathers at this rate fits into the buffer
-STANDSTILL = 2.0  # seconds from one look to the next, after which what waited has waited too long
+STANDSTILL = 2.0  # seconds from one look to the next; at rest it is one second
 PAUSE = 0.1  # seconds to the next try after an error of the socket
 GIVE_UP = 10.0  # seconds that such an error may last
 
@@ -58,8 +58,8 @@ class Inbox:
         self.buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)  # bytes, granted
         self.gather = min(GATHER, self.buffer / BYTES_PER_DATAGRAM / FASTEST_RATE)  # seconds
         self.batch = 0  # datagrams in the last batch
-        self.looked_at = time.monotonic()  # when the last one was complete
-        self.stood_still = False  # before it for so long that it is not known when it arrived
+        self.looked_at = time.monotonic()  # when that was received
+        self.stood_still = False  # before that batch: when it arrived is not known
         self.received = 0
         self.dropped = 0  # by the kernel, because its buffer was full
         self.failing_since = 0.0  # monotonic, seconds
