@@ -511,6 +511,7 @@ def test_a_first_reading_that_was_spooled_before_it_was_sent_has_no_n(tmp_path):
 
 def test_an_answer_follows_a_sync_of_every_log(tmp_path):
     """What the logs held at the start counts too: a killed server may not have synced it."""
+    needs("strace")
     trace, *_ = short_run(tmp_path / "run", BOTH, "server", "write,fsync,sendto")
     unsynced = {"a.txt", "a.csv"}
     answers = 0
