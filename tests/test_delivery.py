@@ -216,7 +216,9 @@ def through_a_bad_network(
                     assert "Traceback" not in running.err
                     running = start_server()
                 time.sleep(0.002)
-            assert not any(kills.values()), "each was killed as often as it should be"
+            # What a kill costs while the disk is full is never delivered: the last may not come.
+            left = 1 if disk else 0
+            assert all(len(rest) <= left for rest in kills.values()), "killed as often as it should"
             assert [client.process.returncode for client in clients] == [0] * sensors
             assert not any(whole_lines(client.spool) for client in clients), (
                 "emptied once all is acknowledged"
