@@ -13,6 +13,18 @@ QUICK = "from dht22 import delivery; delivery.RESEND = 0.03; delivery.RESEND_MOS
 START = 1795255202000000
 
 
+@pytest.fixture
+def client(script, desktop):
+    """Start a client whose simulated readings go to the desktop."""
+
+    def start(*argv, **keywords):
+        port = desktop.getsockname()[1]
+        words = ["127.0.0.1", "--port", port, "--driver", "simulated", "--spool", "spool", *argv]
+        return script("client", *words, **keywords)
+
+    return start
+
+
 def wrong_answers(name, n, mac, old, key):
     """Return answers to reading n that must change nothing; `old`: the true one to an older n."""
 
@@ -43,24 +55,11 @@ def wrong_answers(name, n, mac, old, key):
     }
 
 
-def test_a_client_with_a_key_believes_only_the_answer_to_its_question(desktop, script, tmp_path):
+def test_a_client_with_a_key_believes_only_the_answer_to_its_question(desktop, client, tmp_path):
     pi = write_keys(tmp_path / "pi", ("kitchen", KITCHEN))
     cases = list(wrong_answers("kitchen", START, b"1" * 32, b"ack,kitchen,1,,0", KITCHEN))
-    client = script(
-        "client",
-        "127.0.0.1",
-        "--port",
-        desktop.getsockname()[1],
-        "--driver",
-        "simulated",
-        "--interval",
-        0.01,
-        "--count",
-        len(cases) + 1,
-        "--key",
-        pi,
-        "--spool",
-        "spool",
+    running = client(
+        *["--interval", 0.01, "--count", len(cases) + 1, "--key", pi],
         setup=QUICK,
     )
     old, before = b"", 0
@@ -79,11 +78,11 @@ def test_a_client_with_a_key_believes_only_the_answer_to_its_question(desktop, s
                 assert datagram.verify(again, KITCHEN)
         old, before = format_ack("kitchen", named.n, None, named.mac, KITCHEN), named.n
         desktop.sendto(old, peer)
-    assert client.wait() == 0
-    assert client.out.count("\n") == len(cases) + 1
+    assert running.wait() == 0
+    assert running.out.count("\n") == len(cases) + 1
     talk = [
         line
-        for line in client.err.splitlines()
+        for line in running.err.splitlines()
         if not re.match("driver|sending to|closing socket", line)
     ]
     assert talk == [
@@ -93,22 +92,11 @@ def test_a_client_with_a_key_believes_only_the_answer_to_its_question(desktop, s
 
 
 def test_the_answer_to_any_of_the_last_16_sends_is_taken_and_to_no_earlier_one(
-    desktop, script, tmp_path
+    desktop, client, tmp_path
 ):
     pi = write_keys(tmp_path / "pi", ("kitchen", KITCHEN))
-    client = script(
-        "client",
-        "127.0.0.1",
-        "--port",
-        desktop.getsockname()[1],
-        "--driver",
-        "simulated",
-        "--count",
-        1,
-        "--key",
-        pi,
-        "--spool",
-        "spool",
+    running = client(
+        *["--count", 1, "--key", pi],
         setup=QUICK + "delivery.RESEND_MOST = 0.04, 0.04\n",
     )
     sends = []
@@ -121,44 +109,28 @@ def test_the_answer_to_any_of_the_last_16_sends_is_taken_and_to_no_earlier_one(
     )  # 17th from the last
     assert parse(desktop.recv(300))[1].n == sends[3].n, "it waits still"
     desktop.sendto(format_ack("kitchen", sends[8].n, None, sends[8].mac, KITCHEN), peer)
-    assert client.wait() == 0
+    assert running.wait() == 0
 
 
-def test_an_interval_past_its_bounds_is_not_taken_over(desktop, script):
+def test_an_interval_past_its_bounds_is_not_taken_over(desktop, client):
     intervals = [0, 1, 86401, 99999]
-    client = script(
-        "client",
-        "127.0.0.1",
-        "--port",
-        desktop.getsockname()[1],
-        "--driver",
-        "simulated",
-        "--interval",
-        0.01,
-        "--count",
-        len(intervals) + 1,
-        "--name",
-        "kitchen",
-        "--spool",
-        "spool",
+    running = client(
+        *["--interval", 0.01, "--count", len(intervals) + 1, "--name", "kitchen"],
     )
     for interval in [*intervals, None]:
         question, peer = desktop.recvfrom(300)
         desktop.sendto(format_ack("kitchen", parse(question)[1].n, interval), peer)
-    assert client.wait() == 0
-    assert "interval" not in client.err
+    assert running.wait() == 0
+    assert "interval" not in running.err
 
 
 LAST_N = N_RANGE[1] - 10**6
 
 
 @pytest.mark.parametrize("last", [LAST_N + 1, N_RANGE[1] - 1, 9999999999999999])
-def test_an_answer_that_no_n_could_follow_is_ignored(desktop, script, last):
-    client = script(
-        "client",
-        "127.0.0.1",
-        *["--port", desktop.getsockname()[1], "--driver", "simulated", "--count", 1],
-        *["--name", "kitchen", "--spool", "spool"],
+def test_an_answer_that_no_n_could_follow_is_ignored(desktop, client, last):
+    running = client(
+        *["--count", 1, "--name", "kitchen"],
         setup=QUICK,
     )
     question, peer = desktop.recvfrom(300)
@@ -167,19 +139,16 @@ def test_an_answer_that_no_n_could_follow_is_ignored(desktop, script, last):
     for _ in range(3):
         assert parse(desktop.recv(300))[1].n == n
     desktop.sendto(format_ack("kitchen", n, None), peer)
-    assert client.wait() == 0
+    assert running.wait() == 0
     line = f"an acknowledgement of {last} is ignored: no n could follow; give another --name"
-    assert client.err.count(line) == 1
+    assert running.err.count(line) == 1
 
 
 @pytest.mark.parametrize("last", [LAST_N - 10**6, LAST_N - 1, LAST_N])
-def test_at_the_last_n_nothing_is_sent_and_the_readings_are_kept(desktop, script, tmp_path, last):
+def test_at_the_last_n_nothing_is_sent_and_the_readings_are_kept(desktop, client, tmp_path, last):
     """The server has a reading with an n this high, a stranger's perhaps."""
-    client = script(
-        "client",
-        "127.0.0.1",
-        *["--port", desktop.getsockname()[1], "--driver", "simulated", "--interval", 0.05],
-        *["--name", "kitchen", "--spool", "spool"],
+    running = client(
+        *["--interval", 0.05, "--name", "kitchen"],
         setup=QUICK + "delivery.random.randint = lambda first, last: last\n",
     )
     question, peer = desktop.recvfrom(300)
@@ -188,37 +157,26 @@ def test_at_the_last_n_nothing_is_sent_and_the_readings_are_kept(desktop, script
         while parse(question)[1].n != LAST_N:
             question, peer = desktop.recvfrom(300)
         desktop.sendto(format_ack("kitchen", LAST_N, None), peer)
-    client.says("^the server has had the last n of kitchen, .*; give another --name, or use keys$")
+    running.says("^the server has had the last n of kitchen, .*; give another --name, or use keys$")
     desktop.settimeout(0.3)
     with pytest.raises(socket.timeout):
         while True:
             assert parse(desktop.recv(300))[1].n <= LAST_N
-    until(lambda: client.out.count("\n") > 7, "eight readings")
-    assert client.stop() == 0
-    read = client.out.splitlines()
+    until(lambda: running.out.count("\n") > 7, "eight readings")
+    assert running.stop() == 0
+    read = running.out.splitlines()
     if last == LAST_N - 10**6:
         read = read[1:]
     kept = [",".join(line.split(",")[4:6]) for line in lines(tmp_path / "spool")]
     kept = [reading for reading in kept if reading]  # marks have none
     assert kept[-len(read) :] == read and len(read) > 5
-    assert client.err.count("the last n of kitchen") == 1
+    assert running.err.count("the last n of kitchen") == 1
 
 
-def test_a_client_in_a_flood_of_answers_goes_on_reading(desktop, script):
+def test_a_client_in_a_flood_of_answers_goes_on_reading(desktop, client):
     """Garbage comes faster than it is read: each datagram taken leaves another in the socket."""
-    client = script(
-        "client",
-        "127.0.0.1",
-        "--port",
-        desktop.getsockname()[1],
-        "--driver",
-        "simulated",
-        "--interval",
-        0.02,
-        "--name",
-        "kitchen",
-        "--spool",
-        "spool",
+    running = client(
+        *["--interval", 0.02, "--name", "kitchen"],
         setup="""
 from dht22 import delivery
 take = delivery.Delivery.receive
@@ -233,5 +191,5 @@ delivery.Delivery.receive = flood
     )
     _, peer = desktop.recvfrom(300)
     desktop.sendto(b"the first", peer)
-    already = client.out.count("\n")
-    until(lambda: client.out.count("\n") > already + 10, "ten more readings", 5)
+    already = running.out.count("\n")
+    until(lambda: running.out.count("\n") > already + 10, "ten more readings", 5)

@@ -18,13 +18,13 @@ from tools import (
     calls,
     lines,
     needs,
-    needs_namespaces,
     options,
     readings,
     send,
     settle,
     summary,
     until,
+    with_small_disk,
 )
 
 LOGS = "a.txt", "a.db", "a.csv"
@@ -159,16 +159,7 @@ def test_a_fault_at_every_call_on_a_log(script, server, tmp_path, fault, logs):
 
 
 def test_a_full_disk_that_is_given_room(script, tmp_path):
-    needs_namespaces()
-    (tmp_path / "disk").mkdir()
-    prefix = [
-        "unshare",
-        "-rm",
-        "sh",
-        "-c",
-        'mount -t tmpfs -o size=64k tmpfs disk && exec "$@"',
-        "sh",
-    ]
+    prefix = with_small_disk(tmp_path, "size=64k")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -208,16 +199,7 @@ def test_a_full_disk_that_is_given_room(script, tmp_path):
 
 
 def test_what_cannot_be_kept_is_counted(script, tmp_path):
-    needs_namespaces()
-    (tmp_path / "disk").mkdir()
-    prefix = [
-        "unshare",
-        "-rm",
-        "sh",
-        "-c",
-        'mount -t tmpfs -o size=4k tmpfs disk && exec "$@"',
-        "sh",
-    ]
+    prefix = with_small_disk(tmp_path, "size=4k")
     running = script(
         "server",
         "--port",

@@ -11,15 +11,13 @@ import pytest
 from dht22.datagram import format_ack, parse
 from dht22.spool import Spool, Waiting, boot_id
 from numbered import free_port, logged, size
-from tools import lines, needs, needs_namespaces, until
+from tools import lines, needs, needs_namespaces, until, with_small_disk
 
 
 @pytest.mark.parametrize(
     "mount, why", [("size=4k", "No space left on device"), ("ro", "Read-only file system")]
 )
 def test_a_spool_on_a_disk_that_is_full_or_read_only(sensor, server, tmp_path, mount, why):
-    needs_namespaces()
-    (tmp_path / "disk").mkdir()
     port = free_port()
     client = sensor(
         port,
@@ -29,14 +27,7 @@ def test_a_spool_on_a_disk_that_is_full_or_read_only(sensor, server, tmp_path, m
         200,
         "--spool",
         "disk/kitchen.spool",
-        prefix=[
-            "unshare",
-            "-rm",
-            "sh",
-            "-c",
-            f'mount -t tmpfs -o {mount} tmpfs disk && exec "$@"',
-            "sh",
-        ],
+        prefix=with_small_disk(tmp_path, mount),
     )
     client.says(
         rf"^cannot write the spool disk/kitchen.spool \({why}\): what waits is kept in memory only$"
@@ -50,9 +41,7 @@ def test_a_spool_on_a_disk_that_is_full_or_read_only(sensor, server, tmp_path, m
 
 
 def test_a_spool_that_is_given_room_is_written_again(sensor, server, tmp_path):
-    needs_namespaces()
     needs("nsenter")
-    (tmp_path / "disk").mkdir()
     port = free_port()
     client = sensor(
         port,
@@ -60,14 +49,7 @@ def test_a_spool_that_is_given_room_is_written_again(sensor, server, tmp_path):
         0.005,
         "--spool",
         "disk/kitchen.spool",
-        prefix=[
-            "unshare",
-            "-rm",
-            "sh",
-            "-c",
-            'mount -t tmpfs -o size=4k tmpfs disk && exec "$@"',
-            "sh",
-        ],
+        prefix=with_small_disk(tmp_path, "size=4k"),
     )
     client.says("^cannot write the spool")
     inside = ["nsenter", "-t", str(client.process.pid), "-U", "-m", "--preserve-credentials"]

@@ -13,7 +13,7 @@ import pytest
 from brokers import FAST, KEEPING, PATIENT, Way, free_port
 from made import START, row
 from rotation import append, copy_and_truncate, rename_and_pack
-from tools import needs, needs_namespaces, until
+from tools import needs, until, with_small_disk
 
 
 def now(k=0):
@@ -374,11 +374,8 @@ def test_state_in_no_folder(publish):
 
 
 def test_state_on_a_full_disk(publish, broker, subscriber, log, tmp_path):
-    needs_namespaces()
     heard = subscriber(broker)
-    (tmp_path / "disk").mkdir()
-    mount = 'mount -t tmpfs -o size=64k tmpfs disk && exec "$@"'
-    prefix = ["unshare", "-rm", "sh", "-c", mount, "sh"]
+    prefix = with_small_disk(tmp_path, "size=64k")
     running = publish(broker.url, "--state", "disk/state", prefix=prefix)
     running.says("^connected")
     enter = ["nsenter", "-t", str(running.process.pid), "-U", "-m", "--preserve-credentials"]

@@ -314,7 +314,8 @@ def test_without_a_power_pin_the_remedy_is_said_once(script, hung):
         "client", "127.0.0.1", "--driver", "adafruit", "--interval", 0.2, timers=SCALED, path=[hung]
     )
     running.says(
-        r"^5 polls failed: .*; if the sensor hangs, unplug it for .* s \(--power-pin does .*\)$"
+        "^5 polls failed: dht_read.py tells what to look at; if the sensor hangs, "
+        r"unplug it for .* s \(--power-pin does that by itself\)$"
     )
     assert running.stop() == 0
     assert running.err.count("polls failed") == 1

@@ -104,7 +104,8 @@ def test_a_client_goes_on_when_the_server_is_back_and_each_address_is_told_apart
         (
             ["--port", "0", "--log", "missing/a.txt"],
             1,
-            "a.txt (No such file or directory); make its folder: mkdir -p missing; or ",
+            "cannot log to missing/a.txt (No such file or directory); "
+            "make its folder: mkdir -p missing; or ",
         ),
         (["--port", "0", "--log", "folder.txt"], 1, "cannot log to folder.txt (Is a directory)"),
         (["--port", "0", "--log", "notes.txt"], 1, "cannot log to notes.txt (not a file of ours"),

@@ -299,4 +299,5 @@ def test_the_folder_is_synced_after_the_rename(path, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(os, "replace", note_replace)
     spool.rewrite(queue)
-    assert calls[:3] == ["file", "rename", "folder"]
+    opened = ["folder"]  # the new file, by its name
+    assert calls == ["file", "rename", "folder", *opened]

@@ -48,6 +48,14 @@ def needs_namespaces():
         missing("the right to make namespaces (unshare -rm)")
 
 
+def with_small_disk(folder, options):
+    """Return the words before a command that give it a tmpfs of its own at `disk` in `folder`."""
+    needs_namespaces()
+    (folder / "disk").mkdir()
+    mount = f'mount -t tmpfs -o {options} tmpfs disk && exec "$@"'
+    return ["unshare", "-rm", "sh", "-c", mount, "sh"]
+
+
 def copied(folder):
     """Put a copy of the scripts and of their parts into a folder, and `bin/python3`; return it."""
     folder.mkdir(exist_ok=True)
