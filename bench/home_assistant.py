@@ -14,7 +14,7 @@ Needs mosquitto, paho-mqtt 2, and Home Assistant in an environment of its own, w
 
     python3.11 -m venv .venv-ha && .venv-ha/bin/pip install homeassistant==2024.1.6 paho-mqtt==1.6.1
 
-Takes three minutes. Exit code: 0 = all as it should be, 1 = not.
+Takes about a minute. Exit code: 0 = all as it should be, 1 = not.
 """
 
 import contextlib

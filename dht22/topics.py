@@ -17,6 +17,7 @@ from dht22.datagram import VERSION
 
 FRESH = 600.0  # seconds; an older reading is not shown as that of now
 REPEAT = 600.0  # seconds from one discovery to the next
+STATES = 5  # after a discovery, one a second: Home Assistant may take seconds to listen for them
 QUANTITIES = {"humidity": "%", "temperature": "°C"}
 
 as_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
@@ -111,7 +112,7 @@ class Display:
         for sensor in self.sensors.values():
             if self.discovery and now - sensor.announced >= REPEAT:
                 if sensor.announced == -math.inf:
-                    sensor.times = 2  # Home Assistant may miss what comes right after a discovery
+                    sensor.times = STATES
                 sensor.announced = now
                 yield from self.announcement(sensor)
             if not sensor.latest or sensor.latest.time < oldest:
