@@ -51,9 +51,11 @@ case $2 in
     kill) kill -9 "$(cat "$folder/node$3.pid")" ;;
     status) settings "${3:-1}"; rabbitmqctl --quiet cluster_status ;;
     stop)
-        for node in 1 2 3; do kill "$(cat "$folder/node$node.pid")" || true; done
-        for node in 1 2 3; do
-            while kill -0 "$(cat "$folder/node$node.pid")" 2> /dev/null; do sleep 0.2; done
+        pids=()  # read before: a node removes its file, and only then ends
+        for node in 1 2 3; do pids+=("$(cat "$folder/node$node.pid")"); done
+        for pid in "${pids[@]}"; do kill "$pid" || true; done
+        for pid in "${pids[@]}"; do
+            while kill -0 "$pid" 2> /dev/null; do sleep 0.2; done
         done
         epmd -port $ERL_EPMD_PORT -kill > /dev/null || true
         ;;
