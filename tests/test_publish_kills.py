@@ -14,8 +14,8 @@ import pytest
 from brokers import FAST, KEEPING, PATIENT
 from dht22.linefile import was_moved
 from made import HEADER, row
-from rotation import append, beside, rename
-from tools import needs, until
+from rotation import append, beside, rename, rename_and_pack
+from tools import needs, resident, until
 
 RATE = 1000  # rows a second: row(k) is the k-th
 
@@ -158,6 +158,33 @@ def test_backlog_of_a_day(publish, mosquitto, subscriber, log, rows):
     print(f"{rows} readings in {time.monotonic() - begun:.1f} s")
     assert heard.wait_for_rows([row(2000 * (rows - 1))]) == [row(2000 * k) for k in range(rows)]
     assert running.stop() == 0
+
+
+@pytest.mark.parametrize("rows", [10_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+def test_packed_and_live_log(publish, mosquitto, subscriber, log, rows):
+    """All of it is published, in order, and the memory does not grow with it."""
+    broker = mosquitto(*PATIENT)
+    heard = subscriber(broker, topic="dht22/reading/kitchen")
+    append(log, *map(row, range(rows // 2)))
+    rename_and_pack(log)
+    append(log, *map(row, range(rows // 2, rows)))
+    begun = time.monotonic()
+    running = publish(broker.url, "--all", "--no-discovery")
+    sizes = []
+    for k in range(rows // 10, rows + 1, rows // 10):
+        until(lambda k=k: last_n(heard) >= 2 * 10**15 + k - 1, f"{k} readings", 200)
+        sizes.append(resident(running))
+    print(f"{rows} readings in {time.monotonic() - begun:.1f} s, {max(sizes):.1f} MiB")
+    assert max(sizes) < sizes[0] + 2, sizes
+    assert running.stop() == 0
+    with heard.path.open() as lines:
+        arrived = [int(re.search(r'"n":(\d+)', line)[1]) for line in lines]
+    assert arrived == [2 * 10**15 + k for k in range(rows)]
+
+
+def last_n(heard):
+    """Return the n of the last reading that was heard, 0 if there is none."""
+    return int(([0] + re.findall(r'"n":(\d+),', heard.end()))[-1])
 
 
 CALLS = "write,fsync,rename,sendto"
