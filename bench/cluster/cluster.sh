@@ -52,7 +52,7 @@ case $2 in
     status) settings "${3:-1}"; rabbitmqctl --quiet cluster_status ;;
     stop)
         pids=()  # read before: a node removes its file, and only then ends
-        for node in 1 2 3; do pids+=("$(cat "$folder/node$node.pid")"); done
+        for node in 1 2 3; do pid=$(cat "$folder/node$node.pid") && pids+=("$pid"); done
         for pid in "${pids[@]}"; do kill "$pid" || true; done
         for pid in "${pids[@]}"; do
             while kill -0 "$pid" 2> /dev/null; do sleep 0.2; done
