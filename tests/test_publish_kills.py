@@ -52,6 +52,11 @@ class Server:
         self.thread.join()
 
 
+def n_of(line):
+    """Return the n of a named row."""
+    return int(line[-17:])
+
+
 def shift(log):
     """Make room for a file .1, as logrotate does."""
     rotated = sorted(log.parent.glob("datalog.csv.*"), key=number, reverse=True)
@@ -115,7 +120,7 @@ def test_killed_under_load_and_rotation(publish, mosquitto, subscriber, log, kil
     assert len(union(log)) > server.written * 0.9, "a few are lost between copy and truncation"
     assert set(arrived) <= set(map(row, range(server.written))), "none is invented"
     assert "gone" not in "".join(path.read_text() for path in log.parent.glob("publish.*.err"))
-    order = [int(each[-17:]) for each in arrived]
+    order = [n_of(each) for each in arrived]
     steps = [(before, after) for before, after in zip(order, order[1:]) if after <= before]
     assert len(steps) <= kills, "each time that it goes back it was killed"
     assert max((before - after for before, after in steps), default=0) <= 1000
@@ -153,7 +158,7 @@ def test_backlog_of_a_day(publish, mosquitto, subscriber, log, rows):
     append(log, *(row(2000 * k) for k in range(rows // 2, rows)))
     broker.process.send_signal(signal.SIGCONT)
     begun = time.monotonic()
-    last = str(row(2000 * (rows - 1))[-17:-1])
+    last = str(n_of(row(2000 * (rows - 1))))
     until(lambda: last in heard.end(), "the end of the backlog", 60)
     print(f"{rows} readings in {time.monotonic() - begun:.1f} s")
     assert heard.wait_for_rows([row(2000 * (rows - 1))]) == [row(2000 * k) for k in range(rows)]
@@ -172,14 +177,14 @@ def test_packed_and_live_log(publish, mosquitto, subscriber, log, rows):
     running = publish(broker.url, "--all", "--no-discovery")
     sizes = []
     for k in range(rows // 10, rows + 1, rows // 10):
-        until(lambda k=k: last_n(heard) >= 2 * 10**15 + k - 1, f"{k} readings", 200)
+        until(lambda k=k: last_n(heard) >= n_of(row(k - 1)), f"{k} readings", 200)
         sizes.append(resident(running))
     print(f"{rows} readings in {time.monotonic() - begun:.1f} s, {max(sizes):.1f} MiB")
     assert max(sizes) < sizes[0] + 2, sizes
     assert running.stop() == 0
     with heard.path.open() as lines:
         arrived = [int(re.search(r'"n":(\d+)', line)[1]) for line in lines]
-    assert arrived == [2 * 10**15 + k for k in range(rows)]
+    assert arrived == [n_of(row(k)) for k in range(rows)]
 
 
 def last_n(heard):
