@@ -58,10 +58,7 @@ def wrong_answers(name, n, mac, old, key):
 def test_a_client_with_a_key_believes_only_the_answer_to_its_question(desktop, client, tmp_path):
     pi = write_keys(tmp_path / "pi", ("kitchen", KITCHEN))
     cases = list(wrong_answers("kitchen", START, b"1" * 32, b"ack,kitchen,1,,0", KITCHEN))
-    running = client(
-        *["--interval", 0.01, "--count", len(cases) + 1, "--key", pi],
-        setup=QUICK,
-    )
+    running = client("--interval", 0.01, "--count", len(cases) + 1, "--key", pi, setup=QUICK)
     old, before = b"", 0
     for case in ["none before the first", *cases]:
         question, peer = desktop.recvfrom(300)
@@ -95,10 +92,8 @@ def test_the_answer_to_any_of_the_last_16_sends_is_taken_and_to_no_earlier_one(
     desktop, client, tmp_path
 ):
     pi = write_keys(tmp_path / "pi", ("kitchen", KITCHEN))
-    running = client(
-        *["--count", 1, "--key", pi],
-        setup=QUICK + "delivery.RESEND_MOST = 0.04, 0.04\n",
-    )
+    setup = QUICK + "delivery.RESEND_MOST = 0.04, 0.04\n"
+    running = client("--count", 1, "--key", pi, setup=setup)
     sends = []
     while len(sends) < 20:
         question, peer = desktop.recvfrom(300)
@@ -114,9 +109,7 @@ def test_the_answer_to_any_of_the_last_16_sends_is_taken_and_to_no_earlier_one(
 
 def test_an_interval_past_its_bounds_is_not_taken_over(desktop, client):
     intervals = [0, 1, 86401, 99999]
-    running = client(
-        *["--interval", 0.01, "--count", len(intervals) + 1, "--name", "kitchen"],
-    )
+    running = client("--interval", 0.01, "--count", len(intervals) + 1, "--name", "kitchen")
     for interval in [*intervals, None]:
         question, peer = desktop.recvfrom(300)
         desktop.sendto(format_ack("kitchen", parse(question)[1].n, interval), peer)
@@ -129,10 +122,7 @@ LAST_N = N_RANGE[1] - 10**6
 
 @pytest.mark.parametrize("last", [LAST_N + 1, N_RANGE[1] - 1, 9999999999999999])
 def test_an_answer_that_no_n_could_follow_is_ignored(desktop, client, last):
-    running = client(
-        *["--count", 1, "--name", "kitchen"],
-        setup=QUICK,
-    )
+    running = client("--count", 1, "--name", "kitchen", setup=QUICK)
     question, peer = desktop.recvfrom(300)
     n = parse(question)[1].n
     desktop.sendto(format_ack("kitchen", last, None), peer)
@@ -147,10 +137,8 @@ def test_an_answer_that_no_n_could_follow_is_ignored(desktop, client, last):
 @pytest.mark.parametrize("last", [LAST_N - 10**6, LAST_N - 1, LAST_N])
 def test_at_the_last_n_nothing_is_sent_and_the_readings_are_kept(desktop, client, tmp_path, last):
     """The server has a reading with an n this high, a stranger's perhaps."""
-    running = client(
-        *["--interval", 0.05, "--name", "kitchen"],
-        setup=QUICK + "delivery.random.randint = lambda first, last: last\n",
-    )
+    setup = QUICK + "delivery.random.randint = lambda first, last: last\n"
+    running = client("--interval", 0.05, "--name", "kitchen", setup=setup)
     question, peer = desktop.recvfrom(300)
     desktop.sendto(format_ack("kitchen", last, None), peer)
     if last == LAST_N - 10**6:
@@ -173,11 +161,7 @@ def test_at_the_last_n_nothing_is_sent_and_the_readings_are_kept(desktop, client
     assert running.err.count("the last n of kitchen") == 1
 
 
-def test_a_client_in_a_flood_of_answers_goes_on_reading(desktop, client):
-    """Garbage comes faster than it is read: each datagram taken leaves another in the socket."""
-    running = client(
-        *["--interval", 0.02, "--name", "kitchen"],
-        setup="""
+FLOOD = """
 from dht22 import delivery
 take = delivery.Delivery.receive
 
@@ -187,8 +171,12 @@ def flood(self, datagram):
     take(self, datagram)
 
 delivery.Delivery.receive = flood
-""",
-    )
+"""
+
+
+def test_a_client_in_a_flood_of_answers_goes_on_reading(desktop, client):
+    """Garbage comes faster than it is read: each datagram taken leaves another in the socket."""
+    running = client("--interval", 0.02, "--name", "kitchen", setup=FLOOD)
     _, peer = desktop.recvfrom(300)
     desktop.sendto(b"the first", peer)
     already = running.out.count("\n")
