@@ -25,11 +25,12 @@ from tools import (
     DEADLINE,
     Script,
     calls,
+    inside_of,
     needs,
-    needs_namespaces,
     options,
     readings,
     until,
+    with_small_disk,
 )
 
 SEEDS = 500  # of each test at its full size: some ten seconds each
@@ -39,15 +40,12 @@ class Disk:
     """A small disk for spools, in a mount namespace of its own, which is filled and freed."""
 
     def __init__(self, folder):
-        needs_namespaces()
         needs("nsenter")
-        (folder / "disk").mkdir()
-        mount = "mount -t tmpfs -o size=256k tmpfs disk && exec sleep 1000"
-        self.holder = subprocess.Popen(["unshare", "-rm", "sh", "-c", mount], cwd=folder)
+        prefix = with_small_disk(folder, "size=256k")
+        self.holder = subprocess.Popen([*prefix, "sleep", "1000"], cwd=folder)
         self.folder = Path(f"/proc/{self.holder.pid}/root{folder}/disk")  # as seen from here
         until(lambda: os.readlink(f"/proc/{self.holder.pid}/exe").endswith("sleep"))
-        self.inside = ["nsenter", "-t", str(self.holder.pid), "-U", "-m"]
-        self.inside += ["--preserve-credentials", "-w", "--"]
+        self.inside = [*inside_of(self.holder), "-w", "--"]
 
     def is_full(self):
         return (self.folder / "filler").exists()

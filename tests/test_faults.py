@@ -16,6 +16,7 @@ from tools import (
     READINGS,
     blast,
     calls,
+    inside_of,
     lines,
     needs,
     options,
@@ -177,7 +178,7 @@ def test_a_full_disk_that_is_given_room(script, tmp_path):
     running.says(r"^cannot write disk/a.(txt|csv) \(No space left on device\)")
     assert running.err.count("cannot write disk/a.txt") <= 1, "said once"
     assert running.err.count("cannot write disk/a.csv") == 1, "said once"
-    inside = ["nsenter", "-t", str(running.process.pid), "-U", "-m", "--preserve-credentials"]
+    inside = inside_of(running.process)
     subprocess.run(
         [*inside, "mount", "-o", "remount,size=8m", "tmpfs", tmp_path / "disk"], check=True
     )

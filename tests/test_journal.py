@@ -8,7 +8,7 @@ import pytest
 
 from dht22 import journal
 from dht22.console import Notices
-from tools import lines, needs, needs_namespaces, options, readings, send, until
+from tools import inside_of, lines, needs, needs_namespaces, options, readings, send, until
 
 
 class FakeLog:
@@ -205,8 +205,7 @@ class Disk:
         folder.mkdir(exist_ok=True)
         code = f"mount -t tmpfs -o size=4k tmpfs {folder} && touch {folder}/ready && exec sleep 600"
         self.holder = subprocess.Popen(["unshare", "-rm", "sh", "-c", code])
-        pid = str(self.holder.pid)
-        self.inside = ["nsenter", "-t", pid, "-U", "-m", "--preserve-credentials"]
+        self.inside = inside_of(self.holder)
         until(lambda: not self.run("test", "-e", folder / "ready").returncode, "the disk")
 
     def run(self, *command, **keywords):

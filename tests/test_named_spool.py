@@ -11,7 +11,7 @@ import pytest
 from dht22.datagram import format_ack, parse
 from dht22.spool import Spool, Waiting, boot_id
 from numbered import free_port, logged, size
-from tools import lines, needs, needs_namespaces, until, with_small_disk
+from tools import inside_of, lines, needs, until, with_small_disk
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_spool_that_is_given_room_is_written_again(sensor, server, tmp_path):
         prefix=with_small_disk(tmp_path, "size=4k"),
     )
     client.says("^cannot write the spool")
-    inside = ["nsenter", "-t", str(client.process.pid), "-U", "-m", "--preserve-credentials"]
+    inside = inside_of(client.process)
     subprocess.run(
         [*inside, "mount", "-o", "remount,size=1m", "tmpfs", tmp_path / "disk"], check=True
     )
@@ -62,16 +62,7 @@ def test_a_spool_that_is_given_room_is_written_again(sensor, server, tmp_path):
         until(lambda: os.readlink(f"/proc/{holder.pid}/exe").endswith("sleep"))
         client.stop(signal.SIGKILL)
         kept = subprocess.run(
-            [
-                "nsenter",
-                "-t",
-                str(holder.pid),
-                "-U",
-                "-m",
-                "--preserve-credentials",
-                "cat",
-                tmp_path / "disk/kitchen.spool",
-            ],
+            [*inside_of(holder), "cat", tmp_path / "disk/kitchen.spool"],
             check=True,
             stdout=subprocess.PIPE,
         ).stdout
@@ -94,14 +85,12 @@ def test_what_was_delivered_while_the_disk_was_full_stands_once_after_it_had_roo
     sensor, server, tmp_path
 ):
     """270 readings wait, the disk is full, 240 are delivered; then there is room, and a kill."""
-    needs_namespaces()
     needs("nsenter")
-    (tmp_path / "disk").mkdir()
-    mount = "mount -t tmpfs -o size=64k tmpfs disk && exec sleep 100"
-    holder = subprocess.Popen(["unshare", "-rm", "sh", "-c", mount], cwd=tmp_path)
+    prefix = with_small_disk(tmp_path, "size=64k")
+    holder = subprocess.Popen([*prefix, "sleep", "100"], cwd=tmp_path)
     try:
         until(lambda: os.readlink(f"/proc/{holder.pid}/exe").endswith("sleep"))
-        inside = ["nsenter", "-t", str(holder.pid), "-U", "-m", "--preserve-credentials", "-w"]
+        inside = [*inside_of(holder), "-w"]
         disk = tmp_path.joinpath(f"/proc/{holder.pid}/root{tmp_path}/disk")
         port = free_port()
         argv = ["--interval", 0.01, "--spool", "disk/kitchen.spool"]

@@ -13,7 +13,7 @@ import pytest
 from brokers import FAST, KEEPING, PATIENT, Way, free_port
 from made import START, row
 from rotation import append, copy_and_truncate, rename_and_pack
-from tools import needs, until, with_small_disk
+from tools import inside_of, needs, until, with_small_disk
 
 
 def now(k=0):
@@ -378,7 +378,7 @@ def test_state_on_a_full_disk(publish, broker, subscriber, log, tmp_path):
     prefix = with_small_disk(tmp_path, "size=64k")
     running = publish(broker.url, "--state", "disk/state", prefix=prefix)
     running.says("^connected")
-    enter = ["nsenter", "-t", str(running.process.pid), "-U", "-m", "--preserve-credentials"]
+    enter = inside_of(running.process)
     disk = tmp_path / "disk"
     subprocess.run([*enter, "sh", "-c", f"cat /dev/zero > {disk}/zeros"], stderr=subprocess.DEVNULL)
     append(log, row(0))

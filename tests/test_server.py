@@ -17,7 +17,7 @@ from datetime import datetime
 import pytest
 
 from dht22.console import Screen
-from tools import ROOT, lines, needs, needs_namespaces, send, until
+from tools import ROOT, inside_of, lines, needs, needs_namespaces, send, until, with_small_disk
 
 STAMPED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z,127\.0\.0\.1,,74\.3,25\.7,")
 
@@ -285,16 +285,13 @@ def test_logging_goes_on_with_another_users_terminal_that_stands_still(server, t
 
 def test_a_full_disk_under_stdout_silences_it_only_while_it_is_full(server, tmp_path):
     """The line that was begun is finished, what there was no room for is left out."""
-    needs_namespaces()
-    (tmp_path / "disk").mkdir()
-    code = 'mount -t tmpfs -o size=4k tmpfs disk && exec "$@" > disk/out'
-    running = server(
-        "--log", "a.txt", prefix=["unshare", "-rm", "sh", "-c", code, "sh"], stdout=subprocess.PIPE
-    )
+    into_disk = ["sh", "-c", 'exec "$@" > disk/out', "sh"]
+    prefix = [*with_small_disk(tmp_path, "size=4k"), *into_disk]
+    running = server("--log", "a.txt", prefix=prefix, stdout=subprocess.PIPE)
     for k in range(200):
         send(running.port, b"50.0,20.0")
         until(lambda: len(lines(tmp_path / "a.txt")) == k + 1)
-    inside = ["nsenter", "-t", str(running.process.pid), "-U", "-m", "--preserve-credentials"]
+    inside = inside_of(running.process)
     remount = ["mount", "-o", "remount,size=8m", "tmpfs", tmp_path / "disk"]
     subprocess.run([*inside, *remount], check=True)
     for k in range(5):

@@ -56,6 +56,11 @@ def with_small_disk(folder, options):
     return ["unshare", "-rm", "sh", "-c", mount, "sh"]
 
 
+def inside_of(process):
+    """Return the words before a command that run it in the namespaces of a process."""
+    return ["nsenter", "-t", str(process.pid), "-U", "-m", "--preserve-credentials"]
+
+
 def copied(folder):
     """Put a copy of the scripts and of their parts into a folder, and `bin/python3`; return it."""
     folder.mkdir(exist_ok=True)
