@@ -37,16 +37,17 @@ except ModuleNotFoundError:
     sys.exit("client.py: error: the folder dht22 is not beside this file; copy it too (scp -r)")
 from dht22.console import Parser, Screen, say
 from dht22.datagram import PORT
-from dht22.drivers import MIN_INTERVAL
-from dht22.link import Link, Plain
-from dht22.sensor import OFF, NoReading, Sensor, add_sensor_options, open_sensor
+from dht22.keys import read_keys
+from dht22.pi.drivers import MIN_INTERVAL
+from dht22.pi.link import Link, PlainSender
+from dht22.pi.sensor import OFF, NoReading, Sensor, add_sensor_options, open_sensor
 from dht22.stop import Stop
 
 HUNG = 5  # calls of Sensor.read that failed in a row: the sensor may have hung
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # only a named sensor needs it
-    from dht22.delivery import Delivery
+    from dht22.pi.delivery import NamedSender
 
 
 def next_due(due: float, interval: float, now: float) -> float:
@@ -57,7 +58,7 @@ def next_due(due: float, interval: float, now: float) -> float:
 
 
 def run(
-    sensor: Sensor, sender: Plain | Delivery, count: int | None, screen: Screen, stop: Stop
+    sensor: Sensor, sender: PlainSender | NamedSender, count: int | None, screen: Screen, stop: Stop
 ) -> None:
     """Read, send, print, wait; until `count` readings are sent."""
     due = time.monotonic()
@@ -85,7 +86,7 @@ def run(
     sender.finish(stop)
 
 
-def wait_for_next(due: float, sender: Plain | Delivery, stop: Stop) -> float:
+def wait_for_next(due: float, sender: PlainSender | NamedSender, stop: Stop) -> float:
     """Let the sender work until the next reading is due; return when that is."""
     now = time.monotonic()
     interval = None
@@ -170,7 +171,7 @@ def get_parser() -> Parser:
 def read_key(parser: Parser, path: str) -> tuple[str, bytes]:
     """Return the name and the key in a key file; end the script if it cannot be used."""
     try:
-        keys = console.read_keys(path)
+        keys = read_keys(path)
         if len(keys) > 1:
             raise OSError(errno.EINVAL, "it has several; a Pi needs only its own")
     except OSError as error:
@@ -180,7 +181,9 @@ def read_key(parser: Parser, path: str) -> tuple[str, bytes]:
     return next(iter(keys.items()))
 
 
-def open_sender(parser: Parser, options: argparse.Namespace, link: Link) -> Plain | Delivery:
+def open_sender(
+    parser: Parser, options: argparse.Namespace, link: Link
+) -> PlainSender | NamedSender:
     """Return what sends as the options say; end the script if it cannot."""
     name, key = options.name, None
     if options.key is not None:
@@ -190,9 +193,9 @@ def open_sender(parser: Parser, options: argparse.Namespace, link: Link) -> Plai
     if not name:
         if options.spool:
             parser.error("--spool is for a named sensor; give a --name")
-        return Plain(link, options.interval)
-    from dht22.delivery import Delivery  # only a named sensor needs it
-    from dht22.spool import Spool
+        return PlainSender(link, options.interval)
+    from dht22.pi.delivery import NamedSender  # only a named sensor needs it
+    from dht22.pi.spool import Spool
 
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     path = options.spool or os.path.join(state, "dht22", f"{name}.spool")
@@ -200,7 +203,7 @@ def open_sender(parser: Parser, options: argparse.Namespace, link: Link) -> Plai
         if not options.spool:
             with suppress(OSError):  # reported by the spool
                 os.makedirs(os.path.dirname(path), exist_ok=True)
-        return Delivery(link, name, key, options.interval, Spool(path))
+        return NamedSender(link, name, key, options.interval, Spool(path))
     except OSError as error:
         parser.fail(
             f"cannot use the spool {path} ({error.strerror}); give another --name or --spool"

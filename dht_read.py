@@ -27,7 +27,7 @@ try:
 except ModuleNotFoundError:
     sys.exit("dht_read.py: error: the folder dht22 is not beside this file; copy it too (scp -r)")
 from dht22.console import Parser, Screen, say
-from dht22.sensor import NoReading, add_sensor_options, open_sensor
+from dht22.pi.sensor import NoReading, add_sensor_options, open_sensor
 from dht22.stop import Stop
 
 # What a beginner should look at, by what the failure said.

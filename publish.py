@@ -52,13 +52,14 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 try:
-    from dht22.bookmark import Bookmark
+    from dht22.publish.bookmark import Bookmark
 except ModuleNotFoundError:
     sys.exit("publish.py: error: the folder dht22 is not beside this file; copy it too")
 from dht22.console import Parser, say
-from dht22.follow import Follower, Position
+from dht22.keys import check_private
+from dht22.log.follow import Follower, Position
+from dht22.publish.messages import Display
 from dht22.stop import Stop
-from dht22.topics import Display
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
 
@@ -190,11 +191,11 @@ def read_password(parser: Parser, path: str | None) -> str | None:
         return os.environ.get("MQTT_PASSWORD")
     try:
         with open(path, encoding="utf-8") as file:
-            if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
-                parser.fail(f"cannot use {path} (others can read it); chmod 600 {path}")
+            check_private(path, file)
             return file.readline().rstrip("\r\n")
     except (OSError, ValueError) as error:
-        parser.fail(f"cannot read the password in {path} ({error}); give another --password-file")
+        reason = getattr(error, "strerror", error)
+        parser.fail(f"cannot read the password in {path} ({reason}); give another --password-file")
 
 
 def open_tls(parser: Parser, options: Namespace) -> ssl.SSLContext:
@@ -251,8 +252,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     check_options(parser, options)
     try:
-        from dht22.broker import Broker, BrokerLink
-        from dht22.publisher import Publisher
+        from dht22.publish.broker import Broker, BrokerLink
+        from dht22.publish.publisher import Publisher
     except ImportError as error:
         parser.fail(
             f"cannot start without paho-mqtt 2 ({error}); sudo apt install python3-paho-mqtt "

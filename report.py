@@ -56,7 +56,7 @@ interval promises, between the sensor's own first and last one.
 the sensor and see. Its button, q or Ctrl+C closes it. It needs a display and python3-tk.
 
 --last is for cron and monitoring: a sensor is silent when its latest reading is older than 5 of its
-intervals and a minute, and then the exit code is 1. The newest rotated log counts too.
+intervals, and than a minute, and then the exit code is 1. The newest rotated log counts too.
 
 Needs pandas, and for a picture matplotlib: sudo apt install python3-pandas python3-matplotlib, or
 `uv run report.py` or `pipx run ./report.py`, which bring them along; --last needs neither.
@@ -85,11 +85,11 @@ try:
     from dht22.console import Parser
 except ModuleNotFoundError:
     sys.exit("report.py: error: the folder dht22 is not beside this file; copy it too")
-from dht22.figures import UTC, Zone, examine, latest, now, spans, stamp, summary
-from dht22.live import NoWindow, watch
-from dht22.picture import draw
-from dht22.readings import BESIDE, LogFile, Unreadable, log_at, read, with_rotated
-from dht22.texts import figures_text, latest_text
+from dht22.report.figures import UTC, Zone, examine, latest, now, spans, stamp, summary
+from dht22.report.live import NoWindow, watch
+from dht22.report.picture import draw
+from dht22.report.tables import BESIDE, LogFile, Unreadable, log_at, read, with_rotated
+from dht22.report.texts import figures_text, latest_text
 
 if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
     from pandas import DataFrame

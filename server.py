@@ -36,11 +36,12 @@ except ModuleNotFoundError:
     sys.exit("server.py: error: the folder dht22 is not beside this file; copy it too")
 from dht22.console import Notices, Parser, Screen, counted, say
 from dht22.datagram import AS_LOGGED, PORT, Named, format_ack, parse, verify
-from dht22.history import is_recoverable, recover
-from dht22.inbox import BATCH, Broken, Datagram, Inbox, Peer, open_inbox
-from dht22.journal import Journal
-from dht22.logs import LOGS, Log, Row
-from dht22.senders import Senders
+from dht22.keys import print_new_key, read_keys
+from dht22.log.formats import LOGS, Log, Row
+from dht22.server.inbox import BATCH, Broken, Datagram, Inbox, Peer, open_inbox
+from dht22.server.recovery import is_recoverable, recover
+from dht22.server.senders import Senders
+from dht22.server.writer import Writer
 from dht22.stop import Stop
 
 DEFAULT_LOGS = ["datalog.txt", "datalog.csv"]
@@ -51,7 +52,7 @@ class Server:
     """Takes readings from the inbox to the logs, and answers those of named sensors."""
 
     inbox: Inbox
-    journal: Journal
+    writer: Writer
     senders: Senders
     notices: Notices
     screen: Screen
@@ -65,7 +66,7 @@ class Server:
     def run(self, stop: Stop) -> None:
         """Serve until told to stop, or `count` readings are logged; raise Broken."""
         going = True
-        while going and self.journal.logged != self.count:
+        while going and self.writer.logged != self.count:
             going = self.inbox.wait(stop, self.room())
             rows, questions = self.check(self.inbox.receive(self.room()))
             written = self.write(rows)
@@ -77,7 +78,7 @@ class Server:
         """Return how many datagrams may be received now."""
         if self.count is None:
             return BATCH
-        return self.count - self.journal.logged - self.journal.pending
+        return self.count - self.writer.logged - self.writer.pending
 
     def check(self, batch: Sequence[Datagram]) -> tuple[list[Row], list[tuple[Peer, Named]]]:
         """Return a row for each new reading, and the named ones, new or not, that want an answer.
@@ -105,12 +106,12 @@ class Server:
                 questions.append((peer, named))
             except ValueError as error:
                 self.refused[str(error)] += 1
-                self.notices.add("refused %s: %s: %.60a", address, error, datagram)
+                self.notices.add("refused", f"refused {address}: {error}: {datagram[:58]!a}")
         return rows, questions
 
     def refusal(self) -> str:
         """Return why no new named reading is taken now, if so: its client sends it again."""
-        if self.journal.is_failing():
+        if self.writer.is_failing():
             return "log failing"
         if self.inbox.stood_still:  # its age is not known: it may have waited all the while
             return "came while the server stood still"
@@ -130,7 +131,7 @@ class Server:
 
     def write(self, rows: Sequence[Row]) -> list[Row]:
         """Write rows to the logs; return those that a first log has now."""
-        written, stored = self.journal.write(rows)
+        written, stored = self.writer.write(rows)
         self.senders.store(stored)
         return written
 
@@ -165,17 +166,16 @@ class Server:
             dropped = self.inbox.newly_dropped()
             if dropped:
                 self.notices.add(
-                    "dropped %d so far, %d of them now: the receive buffer of %d KiB was full",
-                    self.inbox.dropped,
-                    dropped,
-                    self.inbox.buffer >> 10,
+                    "dropped",
+                    f"dropped {self.inbox.dropped} so far, {dropped} of them now: the receive"
+                    f" buffer of {self.inbox.buffer >> 10} KiB was full",
                 )
             self.senders.notice_changes(now)
         self.notices.show(now)
 
     def finish(self) -> None:
         """Write what is left, as far as that is possible, and report the summary."""
-        self.show(self.journal.finish())
+        self.show(self.writer.finish())
         self.look_at = self.notices.due = 0.0  # the last notices are due now
         self.notice([])
         for line in self.summary():
@@ -183,19 +183,19 @@ class Server:
 
     def summary(self) -> list[str]:
         """Return what was logged, from whom, and an account of all that was not."""
-        journal = self.journal
+        writer = self.writer
         duplicates, refused = self.senders.duplicates(), sum(self.refused.values())
-        lines = [f"{counted(journal.logged, 'reading')} logged"]
-        if duplicates or refused or journal.overflowed or journal.left or self.inbox.dropped:
-            left = f" + left with their clients {journal.left}" if journal.left else ""
+        lines = [f"{counted(writer.logged, 'reading')} logged"]
+        if duplicates or refused or writer.overflowed or writer.left or self.inbox.dropped:
+            left = f" + left with their clients {writer.left}" if writer.left else ""
             dropped = self.inbox.dropped if self.inbox.knows_drops() else "unknown"
             lines = [
-                f"received {self.inbox.received} = logged {journal.logged}"
+                f"received {self.inbox.received} = logged {writer.logged}"
                 f" + duplicates {duplicates} + refused {refused}"
-                f" + overflowed {journal.overflowed}{left}; dropped {dropped}"
+                f" + overflowed {writer.overflowed}{left}; dropped {dropped}"
             ]
         lines += [f"refused {times}: {reason}" for reason, times in self.refused.most_common()]
-        return [*lines, *journal.summary(), *self.senders.summary()]
+        return [*lines, *writer.summary(), *self.senders.summary()]
 
 
 def log(text: str) -> str:
@@ -261,7 +261,7 @@ def log_paths(parser: Parser, options: argparse.Namespace) -> list[str]:
 def open_keys(parser: Parser, path: str) -> dict[str, bytes]:
     """Return the keys in a file; end the script if they cannot be used."""
     try:
-        return console.read_keys(path)
+        return read_keys(path)
     except OSError as error:
         parser.fail(f"cannot use the keys in {path} ({error.strerror}); make them with --new-key")
 
@@ -291,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = get_parser()
     options = parser.parse_args(argv)
     if options.new_key:
-        console.print_new_key(parser, options.new_key)
+        print_new_key(parser, options.new_key)
         return 0
     paths = log_paths(parser, options)
     inbox = open_inbox(parser, options.host, options.port)
@@ -306,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     notices = Notices()
     server = Server(
         inbox,
-        Journal(logs, notices),
+        Writer(logs, notices),
         Senders(recovered, keys, notices),
         notices,
         Screen(None if options.quiet else sys.stdout),

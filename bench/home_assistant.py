@@ -48,8 +48,8 @@ PUBLISH = """
 import sys
 sys.path.insert(0, {root!r})
 import publish
-from dht22 import topics
-topics.FRESH = {silent}
+from dht22.publish import messages
+messages.FRESH = {silent}
 sys.exit(publish.main({argv!r}))
 """
 

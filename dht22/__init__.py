@@ -1,42 +1,64 @@
-"""The modules behind the scripts; each imports only from those above it.
+"""The modules behind the scripts: a folder for each program, and above them what several share.
 
-The scripts hold the options and the main loops. In server.py, `Server.check` decides what is taken
-and what is refused, `Server.answer` what is acknowledged, and `Server.notice` reports what was
-dropped and who is silent. In client.py, `run` is the loop on the Pi.
+A module imports only from those above it in this list. The scripts hold the options and the main
+loops: `run` in client.py on the Pi, `Server.run` in server.py. publish.py's is `Publisher.run`.
 
-For all:
-    datagram    the form of readings and acknowledgements: written, parsed, signed and verified
-    console     options, one-line errors, output that never blocks
-    stop        Ctrl+C and SIGTERM
-    resolve     the addresses of a host
-    linefile    files that whole lines are appended to: torn ends, full disks
+A reading's way:
+    1. pi/sensor       `Sensor.read`: a driver's values, plausible and confirmed
+    2. client.py       `run` gives it to `PlainSender.send` (pi/link) or `NamedSender.send`
+                       (pi/delivery), which spools it while it cannot be delivered (pi/spool)
+    3. server.py       `Server.run`: `Inbox.receive`, `check`, `Writer.write`, `answer`
+    4. server/writer   `Writer.write`: to each log, and named ones on the disk, once each
+    5. log/formats     `TextLog`, `DbLog`, `CsvLog`: `append`
+    6. publish.py      `Publisher.run`: `Follower.read` (log/follow), `send`, and `settle`, once
+                       the broker has acknowledged it; report.py reads the same logs
 
-The Pi:
-    drivers     the ways to the sensor; how to add one
-    sensor      readings that are plausible and confirmed; the power pin
-    link        the way to the server; the sender of plain readings
-    spool       what waits to be delivered, on the disk
-    delivery    the sender of named readings, each until it is acknowledged; draws their numbers
+Above:
+    datagram        the form of readings and acknowledgements: written, parsed, signed, verified
+    console         options, one-line errors, output that never blocks
+    keys            key files
+    resolve         the addresses of a host
+    silence         when a sensor counts as silent
+    stop            Ctrl+C and SIGTERM
 
-The server:
-    inbox       the socket: listen, receive, count what was dropped
-    logs        the formats .txt, .csv and .db; how to add one
-    rotation    what rotation leaves beside a log, packed or not
-    history     the highest number of each named sensor in the logs, for a restart
-    journal     all logs as one; what waits for a log while it fails, as on a full disk
-    senders     who sends: duplicates, silence
+log/, the files that the server, report.py and publish.py share; the Pi's spool uses the first:
+    log/linefile    files that whole lines are appended to: torn ends, full disks
+    log/formats     the formats .txt, .csv and .db; how to add one
+    log/rotated     what rotation leaves beside a log, packed or not
+    log/follow      the rows of a log from a remembered position on
 
-report.py:
-    readings    logs as tables
-    figures     what there is to say of them
-    texts       what report.py prints
-    picture     the plot
-    follow      the rows of a log from a remembered position on
-    live        a window with the last minutes
+pi/, on the Pi alone:
+    pi/drivers      the ways to the sensor; how to add one
+    pi/sensor       readings that are plausible and confirmed; the power pin
+    pi/link         the connection to the server; the sender of plain readings
+    pi/spool        the readings that wait to be delivered, on the disk
+    pi/delivery     the sender of named readings, each until it is acknowledged; draws their n
 
-publish.py:
-    topics      what an MQTT broker is sent, and under which topic
-    bookmark    the position in the log, on the disk
-    broker      the connection to the broker
-    publisher   readings from the log to the broker
+server/:
+    server/inbox        the socket: listen, receive, count what was dropped
+    server/recovery     the highest n of each named sensor in the logs, for a restart
+    server/writer       all logs as one; what waits for a log while it fails, as on a full disk
+    server/senders      who sends: duplicates, silence
+
+report/:
+    report/tables   logs as tables
+    report/figures  what there is to say of them
+    report/texts    what report.py prints
+    report/picture  the plot
+    report/live     a window with the last minutes
+
+publish/:
+    publish/messages    what an MQTT broker is sent, and under which topic
+    publish/bookmark    the position in the log, on the disk
+    publish/broker      the connection to the broker
+    publish/publisher   readings from the log to the broker
 """
+
+import os
+import sys
+
+VERSION = "1.0.0"
+
+if sys.version_info < (3, 9):  # noqa: UP036
+    script, found = os.path.basename(sys.argv[0]), ".".join(map(str, sys.version_info[:3]))
+    sys.exit(f"{script}: error: Python {found} is too old; start it with Python 3.9 or later")

@@ -8,17 +8,19 @@ import os
 import re
 import select
 import sys
+import time
 from collections import Counter
 from contextlib import suppress
 from functools import lru_cache
 
-from dht22.datagram import NAME, PORT, VERSION
+from dht22 import VERSION
+from dht22.datagram import NAME, PORT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # not at run time: `typing` would cost the client on the Pi 0.7 MiB
     from typing import Any, NoReturn, TextIO
 
-KEY = re.compile(rb"(%b)[ \t]+([0-9a-fA-F]{64})[ \t]*" % NAME)
+PROGRESS = 2.0  # seconds from one line about the progress to the next
 CHUNK = 4096  # bytes; PIPE_BUF on Linux: a pipe that polls writable accepts as many at once
 
 
@@ -91,56 +93,41 @@ def name(text: str) -> str:
     return text
 
 
-def read_keys(path: str) -> dict[str, bytes]:
-    """Return the keys in a file by name: a line each, a name, a blank, 64 hex digits.
-
-    Blank lines and lines that begin with # are skipped. Raise OSError if they are not usable.
-    """
-    keys: dict[str, bytes] = {}
-    with open(path, "rb") as file:
-        if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
-            raise OSError(errno.EPERM, f"others can read it: chmod 600 {path}")
-        lines = file.read(1 << 24).splitlines()
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith(b"#"):
-            continue
-        match = KEY.fullmatch(line)
-        if not match:
-            raise OSError(errno.EINVAL, f"line {number} is not `name key`")
-        name, key = match.groups()
-        if name.decode() in keys:
-            raise OSError(errno.EINVAL, f"line {number} is a second key for {name.decode()}")
-        keys[name.decode()] = bytes.fromhex(key.decode())
-    if not keys:
-        raise OSError(errno.EINVAL, "there is none in it")
-    return keys
-
-
-def print_new_key(parser: Parser, name: str) -> None:
-    """Print a line with a new key for a sensor, as `read_keys` reads it."""
-    try:
-        os.write(1, f"{name} {os.urandom(32).hex()}\n".encode("ascii"))
-    except OSError as error:
-        parser.fail(f"cannot print the key ({error.strerror}); is stdout open, the disk full?")
-
-
 def counted(count: int, noun: str) -> str:
     """Return a number with its noun, as in `1 reading` and `2 readings`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+class Once:
+    """Says a line of each kind once, until it is cleared."""
+
+    def __init__(self) -> None:
+        self.said: set[object] = set()  # kinds
+
+    def say(self, kind: object, line: str) -> None:
+        """Show a line on stderr, unless one of this kind was shown since the last `clear`."""
+        if kind not in self.said:
+            self.said.add(kind)
+            say(line)
+
+    def clear(self) -> bool:
+        """Let each kind be said again; tell whether anything was said since the last `clear`."""
+        anything = bool(self.said)
+        self.said.clear()
+        return anything
 
 
 class Notices:
     """Warnings on stderr: of each kind at most a line a second, which tells how many more came."""
 
     def __init__(self) -> None:
-        self.first: dict[str, str] = {}  # by kind
+        self.first: dict[str, str] = {}  # the first line of each kind
         self.number: Counter[str] = Counter()
         self.due = 0.0
 
-    def add(self, kind: str, *facts: object) -> None:
-        """Note a warning: `kind` is a line with places for the facts."""
-        if kind not in self.first:
-            self.first[kind] = kind % facts
+    def add(self, kind: str, line: str) -> None:
+        """Note a warning."""
+        self.first.setdefault(kind, line)
         self.number[kind] += 1
 
     def show(self, now: float) -> None:
@@ -153,6 +140,22 @@ class Notices:
         self.first.clear()
         self.number.clear()
         self.due = now + 1
+
+
+class Progress:
+    """A line on stderr every PROGRESS seconds while something takes long."""
+
+    def __init__(self) -> None:
+        self.due = time.monotonic() + PROGRESS
+
+    def is_due(self) -> bool:
+        return time.monotonic() >= self.due
+
+    def show(self, line: str) -> None:
+        """Show a line, if one is due."""
+        if self.is_due():
+            say(line)
+            self.due = time.monotonic() + PROGRESS
 
 
 class Screen:

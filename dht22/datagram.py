@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections import namedtuple
 
-VERSION = "1.0.0"
 PORT = 10001  # of the course's own server
 LIMIT = 256  # bytes; receivers ask for one more, so that what is too long is noticed, not cut
 
@@ -47,7 +46,7 @@ Named = namedtuple("Named", "name n age mac")
 Ack = namedtuple("Ack", "name last interval mac")
 
 
-def format(humidity: float, temperature: float) -> str:
+def format_in_range(humidity: float, temperature: float) -> str:
     """Return a reading as it is sent and logged, rounded to 0.1, never `-0.0`.
 
     humidity is in percent relative humidity (0 to 100), temperature in degrees Celsius (-40 to 80);
@@ -72,12 +71,12 @@ def parse(datagram: bytes) -> tuple[str, Named | None]:
     if match:
         humidity, temperature, name, n, age, mac = match.groups()
         named = Named(name.decode("ascii"), int(n), float(age), mac)
-        return format(float(humidity), float(temperature)), named
+        return format_in_range(float(humidity), float(temperature)), named
     match = READING.fullmatch(datagram)
     if match is None:
         raise ValueError("not a reading")
     humidity, temperature = match.groups()
-    return format(float(humidity), float(temperature)), None
+    return format_in_range(float(humidity), float(temperature)), None
 
 
 def format_named(reading: str, name: str, n: int, age: float, key: bytes | None = None) -> bytes:

@@ -6,9 +6,9 @@ import socket
 import pytest
 from hypothesis import HealthCheck, settings
 
-from brokers import FAST, Mosquitto, Subscriber
-from numbered import NUMBERED, QUICK
-from tools import ATTIC, DEADLINE, KITCHEN, Script, missing, write_keys
+from support.brokers import FAST, Mosquitto, Subscriber
+from support.numbered import NUMBERED, QUICK
+from support.tools import ATTIC, DEADLINE, KITCHEN, Script, missing, write_keys
 
 # What a script starts with & ignores SIGINT, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

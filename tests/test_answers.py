@@ -7,9 +7,9 @@ import pytest
 
 from dht22 import datagram
 from dht22.datagram import N_RANGE, format_ack, format_named, parse
-from tools import ATTIC, KITCHEN, lines, until, write_keys
+from support.tools import ATTIC, KITCHEN, lines, until, write_keys
 
-QUICK = "from dht22 import delivery; delivery.RESEND = 0.03; delivery.RESEND_MOST = 0.03, 0.03\n"
+QUICK = "from dht22.pi import delivery; delivery.RESEND = 0.03; delivery.RESEND_MOST = 0.03, 0.03\n"
 START = 1795255202000000
 
 
@@ -162,15 +162,15 @@ def test_at_the_last_n_nothing_is_sent_and_the_readings_are_kept(desktop, client
 
 
 FLOOD = """
-from dht22 import delivery
-take = delivery.Delivery.receive
+from dht22.pi import delivery
+take = delivery.NamedSender.receive
 
 def flood(self, datagram):
     if self.link.sock:
         self.link.sock.sendto(b"garbage", ("127.0.0.1", self.link.sock.getsockname()[1]))
     take(self, datagram)
 
-delivery.Delivery.receive = flood
+delivery.NamedSender.receive = flood
 """
 
 

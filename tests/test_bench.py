@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tools import ROOT, needs
+from support.tools import ROOT, needs
 
 
 @pytest.mark.long

@@ -16,9 +16,9 @@ import pytest
 
 from client import host, next_due
 from dht22.stop import Stop
-from tools import ROOT, lines, until
+from support.tools import ROOT, lines, until
 
-QUICK = {"drivers.MIN_INTERVAL": 0.001}
+QUICK = {"pi.drivers.MIN_INTERVAL": 0.001}
 
 # Plays the readings of a file (`None None`: a failed one), then is silent; notes its calls.
 FAKE_ADAFRUIT = """
@@ -206,7 +206,9 @@ builtins.__import__ = interrupted
 
 
 @pytest.mark.parametrize("name", ["client", "dht_read"])
-@pytest.mark.parametrize("module", ["argparse", "dht22.console", "dht22.sensor", "dht22.spool"])
+@pytest.mark.parametrize(
+    "module", ["argparse", "dht22.console", "dht22.pi.sensor", "dht22.pi.spool"]
+)
 def test_ctrl_c_while_it_starts_shows_no_traceback(script, tmp_path, name, module):
     """From the first line of the script on; what Python itself does before is not ours."""
     (tmp_path / "early").mkdir()
@@ -217,7 +219,7 @@ def test_ctrl_c_while_it_starts_shows_no_traceback(script, tmp_path, name, modul
         path=[tmp_path / "early"],
         env={"INTERRUPT": "1"},
     )
-    late = module == "dht22.spool"  # main has begun
+    late = module == "dht22.pi.spool"  # main has begun
     code = running.wait()
     assert code == (0 if late else -signal.SIGINT), running.err
     assert running.err == ("closing socket\n" if late and name == "client" else "") or (
@@ -226,7 +228,9 @@ def test_ctrl_c_while_it_starts_shows_no_traceback(script, tmp_path, name, modul
 
 
 @pytest.mark.parametrize("name, argv", [("report", []), ("publish", ["mqtt://127.0.0.1"])])
-@pytest.mark.parametrize("module", ["pathlib", "dht22.console", "dht22.topics", "dht22.figures"])
+@pytest.mark.parametrize(
+    "module", ["pathlib", "dht22.console", "dht22.publish.messages", "dht22.report.figures"]
+)
 def test_ctrl_c_while_a_script_for_the_log_starts_shows_no_traceback(
     script, tmp_path, name, argv, module
 ):
@@ -312,7 +316,7 @@ socket.getaddrinfo = getaddrinfo
         "desktop.local",
         *["--port", port, "--driver", "simulated", "--interval", 0.01, *named],
         setup=setup,
-        timers={"link.LOOK_UP": 0.01, "link.QUIET": 0.2},
+        timers={"pi.link.LOOK_UP": 0.01, "pi.link.QUIET": 0.2},
     )
     question, peer = desktop.recvfrom(300)
     if named:

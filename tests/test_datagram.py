@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dht22 import datagram
-from tools import lines, send, until
+from support.tools import lines, send, until
 
 READINGS = {  # datagram: how it is logged
     b"74.3,25.7": "74.3,25.7",
@@ -186,7 +186,7 @@ def test_parse_agrees_with_the_oracle(sent):
 )
 def test_format_refuses_what_is_out_of_range(humidity, temperature):
     with pytest.raises(ValueError, match="out of range"):
-        datagram.format(humidity, temperature)
+        datagram.format_in_range(humidity, temperature)
 
 
 def test_server_logs_the_good_and_counts_the_bad(server, tmp_path):

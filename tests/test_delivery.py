@@ -15,12 +15,21 @@ from pathlib import Path
 
 import pytest
 
-from dht22 import spool
 from dht22.datagram import parse_ack
-from dht22.logs import LOGS
-from killed import LATE, RESEND, Client, in_database, k_of, lines_of, reading_of, whole_lines
-from relay import Relay
-from tools import (
+from dht22.log.formats import LOGS
+from dht22.pi import spool
+from support.killed import (
+    LATE,
+    RESEND,
+    Client,
+    in_database,
+    k_of,
+    lines_of,
+    reading_of,
+    whole_lines,
+)
+from support.relay import Relay
+from support.tools import (
     CALLS,
     DEADLINE,
     Script,
@@ -170,7 +179,7 @@ def through_a_bad_network(
     total = sensors * count
 
     def start_server():
-        running = server(*logs, timers={"journal.RETRY": 0.05})
+        running = server(*logs, timers={"server.writer.RETRY": 0.05})
         relay.server = running.port
         return running
 
@@ -311,7 +320,7 @@ def test_stopped_before_anything_was_spooled_or_acknowledged(server, tmp_path):
 # The disturbed run begins with a spool that has grown long and logs that have all of it but the
 # last reading; the answer to the one before was lost.
 SPOOLED = 18
-ROOM = "from dht22 import delivery, spool; spool.LONG = 16; delivery.RESEND = 0.03\n"
+ROOM = "from dht22.pi import delivery, spool; spool.LONG = 16; delivery.RESEND = 0.03\n"
 
 
 def prepare(client, logs):
@@ -377,7 +386,7 @@ def short_run(folder, logs, disturbed, call="", inject=None):
             0,
             *options(*(folder / log for log in logs)),
             prefix=prefix,
-            timers={"journal.RETRY": 0.05},
+            timers={"server.writer.RETRY": 0.05},
         )
         started.append(running)
         until(lambda: running.process.poll() is not None or "on the Pi" in running.err)

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from tools import DEADLINE, ROOT, bash, copied, lines, missing, settle, until
+from support.tools import DEADLINE, ROOT, bash, copied, lines, missing, settle, until
 
 YEARS = (ROOT / "docs/years.md").read_text(encoding="utf-8")
 UNITS = sorted(path.name for path in ROOT.glob("deploy/*.service"))

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from made import HEADER, row, write, write_db
-from tools import ROOT, bash, copied, lines, needs, until
+from support.made import HEADER, row, write, write_db
+from support.tools import ROOT, bash, copied, lines, needs, until
 
 PAGES = {path.name: path for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
 TEXT = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}

@@ -7,12 +7,12 @@ import types
 
 import pytest
 
-from dht22 import drivers
-from dht22.drivers import NoDriver, SeveralSensors, find_iio, iio_devices, open_driver
-from dht22.sensor import NoReading, Sensor
-from tools import ROOT, lines, needs_namespaces, until
+from dht22.pi import drivers
+from dht22.pi.drivers import NoDriver, SeveralSensors, find_iio, iio_devices, open_driver
+from dht22.pi.sensor import NoReading, Sensor
+from support.tools import ROOT, lines, needs_namespaces, until
 
-QUICK = {"drivers.MIN_INTERVAL": 0.01}
+QUICK = {"pi.drivers.MIN_INTERVAL": 0.01}
 
 
 class Recording(types.ModuleType):

@@ -11,9 +11,9 @@ from itertools import count
 
 import pytest
 
-from dht22 import spool
-from killed import LATE, RESEND, Client, in_database, k_of, lines_of, reading_of
-from tools import Script, needs, options, readings, until
+from dht22.pi import spool
+from support.killed import LATE, RESEND, Client, in_database, k_of, lines_of, reading_of
+from support.tools import Script, needs, options, readings, until
 
 KINDS = (
     "openat,read,write,fsync,fdatasync,ftruncate,pread64,pwrite64,?rename,?unlink,sendto,recvfrom,"
@@ -24,7 +24,7 @@ SPOOLED, READ = 6, 4  # readings that wait at the start, and that are read
 # sleep is a select of nothing: in life that has no error.
 BEGIN = """
 import contextlib, encodings.idna, hmac, locale, os, time
-import {script}, dht22.delivery
+import {script}, dht22.pi.delivery
 sleep = time.sleep
 def undisturbed(seconds):
     with contextlib.suppress(OSError):
@@ -62,14 +62,14 @@ def play(folder, disturbed, inject=None):
     def start_server(prefix=()):
         listen = ["--quiet", "--host", "127.0.0.1", "--port", port]
         setup = BEGIN.format(script="server")
-        timers = {"journal.RETRY": 0.05}
+        timers = {"server.writer.RETRY": 0.05}
         servers.append(
             Script(folder, "server", *listen, *logs, prefix=prefix, setup=setup, timers=timers)
         )
 
     def start_client(prefix=()):
         count = max(1, SPOOLED + READ - len(client.taken()))
-        setup = f"from dht22 import spool\nspool.RETRY, spool.LONG = 0.05, {SPOOLED - 2}\n"
+        setup = f"from dht22.pi import spool\nspool.RETRY, spool.LONG = 0.05, {SPOOLED - 2}\n"
         client.start(count, 0.06, setup + BEGIN.format(script="client"), prefix)
 
     def has_ended(script):

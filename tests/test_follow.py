@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 
-from dht22 import follow
-from dht22.follow import RESTED, Follower, Position
-from dht22.rotation import BLOCK
-from made import HEADER, row
-from rotation import (
+from dht22.log import follow
+from dht22.log.follow import RESTED, Follower, Position
+from dht22.log.rotated import BLOCK
+from support.made import HEADER, row
+from support.rotation import (
     COMPRESS,
     ROTATIONS,
     append,

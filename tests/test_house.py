@@ -1,69 +1,78 @@
-"""The house: scripts at the top, rooms in dht22/, and arrows that run down only."""
+"""The house: scripts at the top, a folder for each program in dht22/, arrows that run down only."""
 
 import ast
 import re
 
 import pytest
 
-from tools import ROOT
+from support.tools import ROOT
 
 SCRIPTS = {path.stem: path for path in ROOT.glob("*.py")}
-ROOMS = {path.stem: path for path in ROOT.glob("dht22/*.py") if path.stem != "__init__"}
+# By their names in the map: `console`, `pi/sensor`. The first file of a folder says what it is for.
+MODULES = {
+    path.relative_to(ROOT / "dht22").with_suffix("").as_posix(): path
+    for path in ROOT.glob("dht22/**/*.py")
+    if path.stem != "__init__"
+}
+SHARED = {"pi": {"log/linefile"}}  # of log/; the other folders may import all of it
 
 
 def imported(path):
-    """Return the scripts and rooms that a file imports, anywhere in it, for types too."""
+    """Return the scripts and modules that a file imports, anywhere in it, for types too."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
-        found |= {name.removeprefix("dht22.").partition(".")[0] for name in names}
-    return found
+        found |= {name.removeprefix("dht22.").replace(".", "/") for name in names}
+    return found & (SCRIPTS.keys() | MODULES.keys())
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_imports_no_other_script(script):
+def test_a_script_imports_modules_and_no_script(script):
     assert not imported(SCRIPTS[script]) & SCRIPTS.keys()
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_no_script(room):
-    assert not imported(ROOMS[room]) & SCRIPTS.keys()
-
-
-def test_the_map_names_each_room_below_those_that_it_imports():
-    lines = ast.get_docstring(ast.parse((ROOT / "dht22/__init__.py").read_text())).splitlines()
-    listed = [line.split()[0] for line in lines if line.startswith("    ")]
-    assert sorted(listed) == sorted(ROOMS)
-    for number, room in enumerate(listed):
-        assert imported(ROOMS[room]) & ROOMS.keys() <= set(listed[:number]), room
-
-
-@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/*.py")), ids=lambda path: path.stem)
-def test_no_test_imports_another_test_file(path):
-    assert not any(name.startswith("test_") for name in imported(path))
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_what_is_above_it_what_is_beside_it_and_log(module):
+    folder = module.rpartition("/")[0]
+    shared = {each for each in MODULES if each.startswith("log/")}
+    for each in imported(MODULES[module]):
+        of = each.rpartition("/")[0]
+        allowed = of in ("", folder) or folder and each in SHARED.get(folder, shared)
+        assert allowed, f"{module} imports {each}"
 
 
 def test_arrows_run_down_only():
-    above = {room: imported(path) & ROOMS.keys() for room, path in ROOMS.items()}
-    while above:
-        lowest = {room for room, needs in above.items() if not needs & above.keys()}
-        assert lowest, f"these import each other: {sorted(above)}"
-        above = {room: needs for room, needs in above.items() if room not in lowest}
+    """No circle, and the map names each module below those that it imports."""
+    lines = ast.get_docstring(ast.parse((ROOT / "dht22/__init__.py").read_text())).splitlines()
+    in_map = re.compile("    ([a-z]+(?:/[a-z]+)?) ")
+    listed = [match[1] for match in map(in_map.match, lines) if match]
+    assert sorted(listed) == sorted(MODULES)
+    for number, module in enumerate(listed):
+        assert imported(MODULES[module]) <= set(listed[:number]), module
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/**/*.py")), ids=lambda path: path.stem)
+def test_no_test_imports_another_test_file(path):
+    assert not re.search("^ *(import|from) test_", path.read_text(), re.MULTILINE)
 
 
 LINES, LINES_OF_A_FUNCTION = 330, 40  # at most
 LONGER = {"publish.get_parser": 55}  # one option after the other: nothing to follow
 
 
-@pytest.mark.parametrize("path", [*SCRIPTS.values(), *ROOMS.values()], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [*SCRIPTS.values(), *MODULES.values()],
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
+)
 def test_files_and_functions_are_short(path):
-    text = path.read_text()
-    assert text.count("\n") <= LONGER.get(path.name, LINES)
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= LINES
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             most = LONGER.get(f"{path.stem}.{node.name}", LINES_OF_A_FUNCTION)

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dht22 import console, datagram
+from dht22 import datagram
 from dht22.datagram import N_RANGE, format_ack, format_named, parse, parse_ack
-from tools import ATTIC, KITCHEN, ROOT, lines, resident, until, write_keys
+from dht22.keys import read_keys
+from support.tools import ATTIC, KITCHEN, ROOT, lines, resident, until, write_keys
 
-QUICK = "from dht22 import delivery; delivery.RESEND = 0.03; delivery.RESEND_MOST = 0.03, 0.03\n"
+QUICK = "from dht22.pi import delivery; delivery.RESEND = 0.03; delivery.RESEND_MOST = 0.03, 0.03\n"
 START = 1795255202000000
 
 
@@ -51,7 +52,9 @@ names = st.text("ABCxyz0189._-", min_size=1, max_size=32)
 ns = st.integers(N_RANGE[0], N_RANGE[1] - 1)
 ages = st.integers(0, 999_999_999_000).map(lambda milliseconds: milliseconds / 1000)
 readings = st.builds(
-    lambda h, t: datagram.format(h / 10, t / 10), st.integers(0, 1000), st.integers(-400, 800)
+    lambda h, t: datagram.format_in_range(h / 10, t / 10),
+    st.integers(0, 1000),
+    st.integers(-400, 800),
 )
 maybe_keys = st.none() | st.binary(min_size=32, max_size=32)
 intervals = st.none() | st.integers(2, 86400)
@@ -449,10 +452,10 @@ def test_key_file(tmp_path, content, mode, wrong):
     (tmp_path / "key").write_bytes(content)
     (tmp_path / "key").chmod(mode)
     if wrong is None:
-        assert console.read_keys(tmp_path / "key") == {"kitchen": b"\x0a" * 32}
+        assert read_keys(tmp_path / "key") == {"kitchen": b"\x0a" * 32}
     else:
         with pytest.raises(OSError) as raised:
-            console.read_keys(tmp_path / "key")
+            read_keys(tmp_path / "key")
         assert raised.value.strerror == wrong.replace("600 key", f"600 {tmp_path / 'key'}")
 
 

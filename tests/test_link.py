@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from dht22 import link as room
-from dht22.link import Link, Plain
+from dht22.pi import link as room
+from dht22.pi.link import Link, PlainSender
 from dht22.stop import Stop
-from tools import lines, missing, needs, needs_namespaces, until
+from support.tools import lines, missing, needs, needs_namespaces, until
 
 NAMED = ["--name", "kitchen"]
 SIGNED = ["--key", "key", "--port", "10003"]
@@ -155,7 +155,7 @@ def test_no_line_comes_and_goes_and_nothing_spins(network, script, options):
     client = script(
         *["client", "10.9.8.77", "--driver", "simulated", "--interval", 0.2, *options],
         *(["--spool", "spool"] if options else []),
-        timers={"link.QUIET": 1.0, "delivery.RESEND": 0.1, "delivery.FIRST_SILENCE": 1.0},
+        timers={"pi.link.QUIET": 1.0, "pi.delivery.RESEND": 0.1, "pi.delivery.FIRST_SILENCE": 1.0},
         prefix=network,
     )
     client.says("^no route to 10.9.8.77")
@@ -174,7 +174,7 @@ def test_no_line_comes_and_goes_and_nothing_spins(network, script, options):
 def names(*hosts):
     """Return Python that lets the name `desktop` have these addresses."""
     return f"""
-from dht22 import link
+from dht22.pi import link
 resolve = link.resolve
 link.resolve = lambda host, port: [resolve(each, port)[0] for each in {hosts!r}]
 """
@@ -202,7 +202,7 @@ def test_the_next_address_of_a_name_is_tried_after_silence(script, server, tmp_p
             *["client", "desktop", "--port", running.port, "--driver", "simulated"],
             *["--interval", 0.1, "--count", 5, *NAMED, "--spool", "spool"],
             setup=names("127.0.0.2", "127.0.0.1"),
-            timers={"delivery.FIRST_SILENCE": 0.5, "delivery.RESEND": 0.05},
+            timers={"pi.delivery.FIRST_SILENCE": 0.5, "pi.delivery.RESEND": 0.05},
         )
         assert client.wait() == 0
     assert len(lines(tmp_path / "datalog.txt")) == 5
@@ -232,7 +232,7 @@ def test_a_slow_look_up_takes_a_tenth_of_the_time_at_most(script, tmp_path, opti
         *["client", "127.0.0.1", "--port", 9, "--driver", "simulated", "--interval", 0.01],
         *[*options, *(["--spool", "spool"] if options else [])],
         setup=SLOW.format(answer=answer),
-        timers={"link.LOOK_UP": 0.001},
+        timers={"pi.link.LOOK_UP": 0.001},
     )
     until(lambda: len(lines(tmp_path / "look-ups")) >= 4)
     assert client.stop() == 0
@@ -263,7 +263,7 @@ def way(monkeypatch):
 
 def test_a_look_up_never_stands_before_a_reading_whose_address_is_known(way):
     link, look_ups = way
-    plain = Plain(link, 2.0)
+    plain = PlainSender(link, 2.0)
     assert plain.send("50.0,20.0")
     plain.finish(Stop())  # takes the error
     assert link.wants_look_up() and len(look_ups) == 1
@@ -329,7 +329,7 @@ def blocked(*args, **keywords):
 
 socket.getaddrinfo = slow
 """,
-        timers={"delivery.RESEND": 60, "link.LOOK_UP": 0.0},
+        timers={"pi.delivery.RESEND": 60, "pi.link.LOOK_UP": 0.0},
     )
     until(lambda: (tmp_path / "blocked").exists())
     client.stop(signal.SIGKILL)

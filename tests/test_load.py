@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from tools import blast, lines, resident, send, settle, summary, until, waited
+from support.tools import blast, lines, resident, send, settle, summary, until, waited
 
 HOLDS = 10_000  # datagrams in a buffer of 4 MiB, at least
 
@@ -191,7 +191,7 @@ def test_good_readings_in_a_flood_of_garbage(server, tmp_path, number):
 
 
 def test_a_silent_sensor_and_its_return_are_said_once(server):
-    running = server(timers={"senders.SILENT": 0.2})
+    running = server(timers={"silence.SILENT": 0.2})
     send(running.port, b"50.0,20.0", b"50.0,20.0", b"50.0,20.0")
     running.says(r"^127.0.0.1 silent for \d+ s$")
     send(running.port, b"50.0,20.0")
@@ -203,7 +203,7 @@ def test_a_silent_sensor_and_its_return_are_said_once(server):
 
 
 def test_who_is_heard_is_not_silent_though_nothing_is_logged(server, tmp_path):
-    running = server("--log", "a.db", timers={"senders.SILENT": 1.0, "journal.RETRY": 0.05})
+    running = server("--log", "a.db", timers={"silence.SILENT": 1.0, "server.writer.RETRY": 0.05})
     named = b"50.0,20.0,%s,%d,0.000"
     for n in range(10**15, 10**15 + 3):
         send(running.port, b"50.0,20.0", named % (b"repeats", n), named % (b"refused", n))

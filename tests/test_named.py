@@ -13,13 +13,13 @@ from contextlib import suppress
 
 import pytest
 
-from dht22 import delivery
 from dht22.datagram import HIGHEST_N, format_ack, parse
-from dht22.link import Link
-from dht22.spool import Spool
+from dht22.pi import delivery
+from dht22.pi.link import Link
+from dht22.pi.spool import Spool
 from dht22.stop import Stop
-from numbered import HEADER, free_port, logged, rows, size
-from tools import DEADLINE, lines, missing, needs, needs_namespaces, send, until, waited
+from support.numbered import HEADER, free_port, logged, rows, size
+from support.tools import DEADLINE, lines, missing, needs, needs_namespaces, send, until, waited
 
 A_YEAR_BACK = "import time; true = time.time; time.time = lambda: true() - 365 * 86400\n"
 NO_CLOCK = (
@@ -182,7 +182,7 @@ def test_a_stranger_s_last_n_loses_nothing(sensor, server, tmp_path):
 def test_with_no_n_left_the_client_does_not_spin(desktop, tmp_path, monkeypatch):
     link = Link("127.0.0.1", desktop.getsockname()[1])
     link.look_up()
-    sender = delivery.Delivery(link, "kitchen", None, 60.0, Spool(str(tmp_path / "spool")))
+    sender = delivery.NamedSender(link, "kitchen", None, 60.0, Spool(str(tmp_path / "spool")))
     sender.highest = HIGHEST_N
     waits, wait = [], link.wait
     monkeypatch.setattr(link, "wait", lambda *args: waits.append(args) or wait(*args))
@@ -250,7 +250,7 @@ def test_where_the_spool_is_without_the_option(script, tmp_path, state, folder):
         *["client", "127.0.0.1", "--port", free_port(), "--driver", "simulated"],
         *["--interval", 0.01, "--name", "kitchen"],
         env={"HOME": home, "XDG_STATE_HOME": state},
-        timers={"delivery.RESEND": 0.05},
+        timers={"pi.delivery.RESEND": 0.05},
     )
     until(lambda: size(tmp_path / folder / "dht22" / "kitchen.spool"))
     assert client.stop() == 0
@@ -395,7 +395,7 @@ def test_no_silence_begins_before_something_is_sent(desktop, tmp_path, monkeypat
     monkeypatch.setattr(delivery, "time", clock)
     link = Link("127.0.0.1", desktop.getsockname()[1])
     link.look_up()
-    sender = delivery.Delivery(link, "kitchen", None, 600.0, Spool(str(tmp_path / "spool")))
+    sender = delivery.NamedSender(link, "kitchen", None, 600.0, Spool(str(tmp_path / "spool")))
     for _ in range(3):
         sender.send("50.0,20.0")
         sender.deliver(now, Stop())
@@ -517,7 +517,7 @@ def test_an_age_is_that_of_the_moment_when_it_is_sent(sensor, desktop):
         5,
         setup="""
 delivery.FIRST_SILENCE = delivery.SILENCE = 0.3
-from dht22 import link
+from dht22.pi import link
 link.LOOK_UP = 0.1
 link.LOOK_UP_REST = 0
 resolve = link.resolve

@@ -9,9 +9,9 @@ from contextlib import suppress
 import pytest
 
 from dht22.datagram import format_ack, parse
-from dht22.spool import Spool, Waiting, boot_id
-from numbered import free_port, logged, size
-from tools import inside_of, lines, needs, until, with_small_disk
+from dht22.pi.spool import Spool, Waiting, boot_id
+from support.numbered import free_port, logged, size
+from support.tools import inside_of, lines, needs, until, with_small_disk
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_at_the_end_a_spool_that_could_not_be_written_is_tried_once_more(sensor,
         *["--interval", 0.01],
         setup="""
 import os
-from dht22 import linefile
+from dht22.log import linefile
 spool.RETRY = 60
 write, full = linefile.LineFile.append, True
 
@@ -159,14 +159,14 @@ def append(self, lines):
     write(self, lines)
 
 linefile.LineFile.append = append
-close = delivery.Delivery.close
+close = delivery.NamedSender.close
 
 def freed(self):
     global full
     full = False
     close(self)
 
-delivery.Delivery.close = freed
+delivery.NamedSender.close = freed
 """,
     )
     client.says("^cannot write the spool")

@@ -16,12 +16,12 @@ import matplotlib.figure  # noqa: E402
 import matplotlib.image  # noqa: E402
 import numpy  # noqa: E402
 
-from dht22 import figures, picture, readings  # noqa: E402
-from made import MINUTE, row, write, write_day  # noqa: E402
+from dht22.report import figures, picture, tables  # noqa: E402
+from support.made import MINUTE, row, write, write_day  # noqa: E402
 
 
 def examine(log):
-    table = readings.read([readings.log_at(log)], lambda text: None)[0]
+    table = tables.read([tables.log_at(log)], lambda text: None)[0]
     return {name: figures.examine(rows) for name, rows in table.groupby("sensor", observed=True)}
 
 

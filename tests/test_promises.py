@@ -2,7 +2,7 @@
 
 import re
 
-from tools import ROOT
+from support.tools import ROOT
 
 PAGE = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
 

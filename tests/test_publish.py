@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from brokers import FAST, KEEPING, PATIENT, Way, free_port
-from made import START, row
-from rotation import append, copy_and_truncate, rename_and_pack
-from tools import inside_of, needs, until, with_small_disk
+from support.brokers import FAST, KEEPING, PATIENT, Way, free_port
+from support.made import START, row
+from support.rotation import append, copy_and_truncate, rename_and_pack
+from support.tools import inside_of, needs, until, with_small_disk
 
 
 def now(k=0):
@@ -136,7 +136,7 @@ def test_broker_away_at_the_start_and_later(publish, mosquitto, subscriber, log)
 
 def test_broker_stopped_and_continued(publish, broker, subscriber, log):
     heard = subscriber(broker)
-    running = publish(broker.url, timers={**FAST, "broker.PATIENCE": 0.3})
+    running = publish(broker.url, timers={**FAST, "publish.broker.PATIENCE": 0.3})
     running.says("^connected")
     broker.process.send_signal(signal.SIGSTOP)
     append(log, *map(row, range(300)))
@@ -430,7 +430,9 @@ def test_whatever_keeps_it_from_connecting_is_said_and_tried_again(publish, host
 
 def test_stopped_while_it_waits_for_the_next_try(publish, log):
     append(log, row(0))
-    running = publish(f"mqtt://127.0.0.1:{free_port()}", timers={"broker.FIRST_RETRY": 60.0})
+    running = publish(
+        f"mqtt://127.0.0.1:{free_port()}", timers={"publish.broker.FIRST_RETRY": 60.0}
+    )
     running.says("^cannot connect")
     assert running.stop() == 0
     assert json.loads(log.with_suffix(".publish").read_text())["line"] == row(0)
@@ -487,7 +489,10 @@ def test_usage(argv, reason, capsys):
     "argv, reason",
     [
         (["mqtt://me@a", "--password-file", "none"], "cannot read the password in none"),
-        (["mqtt://me@a", "--password-file", "open"], "cannot use open (others can read it); chmod"),
+        (
+            ["mqtt://me@a", "--password-file", "open"],
+            "cannot read the password in open (others can",
+        ),
         (["mqtts://a", "--cafile", "none"], "cannot use none ("),
         (["mqtts://a", "--cafile", "open"], "cannot use open ("),
         (["mqtts://a", "--cert", "open"], "cannot use open ("),

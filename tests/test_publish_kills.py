@@ -11,11 +11,11 @@ import time
 
 import pytest
 
-from brokers import FAST, KEEPING, PATIENT
-from dht22.linefile import was_moved
-from made import HEADER, row
-from rotation import append, beside, rename, rename_and_pack
-from tools import needs, resident, until
+from dht22.log.linefile import was_moved
+from support.brokers import FAST, KEEPING, PATIENT
+from support.made import HEADER, row
+from support.rotation import append, beside, rename, rename_and_pack
+from support.tools import needs, resident, until
 
 RATE = 1000  # rows a second: row(k) is the k-th
 
@@ -209,7 +209,7 @@ def test_killed_at_every_call(publish, mosquitto, subscriber, log, step):
 
     def run(*inject):
         prefix = ["strace", "-f", "-o", trace, "-e", f"trace={CALLS}", *inject]
-        timers = {**FAST, "broker.WINDOW": 2, "publisher.SAVE": 0.0}
+        timers = {**FAST, "publish.broker.WINDOW": 2, "publish.publisher.SAVE": 0.0}
         return publish(broker.url, "--all", "--once", prefix=prefix, timers=timers).wait()
 
     assert run() == 0

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tools import ROOT, bash, copied, lines
+from support.tools import ROOT, bash, copied, lines
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 HEADINGS = [

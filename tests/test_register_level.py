@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from dht22.sensor import CONFIRM
-from tools import lines, missing, needs, needs_namespaces, until
+from dht22.pi.sensor import CONFIRM
+from support.tools import lines, missing, needs, needs_namespaces, until
 
-SIM = Path(__file__).parent / "dht22sim"
+SIM = Path(__file__).parent / "support" / "dht22sim"
 # --use-pep517: pip before 23.1 drops the option without it. --no-cache-dir: later builds would
 # get this one.
 PIP = [
@@ -37,7 +37,7 @@ PI_3 = "processor\t: 0\n\nHardware\t: BCM2835\nRevision\t: a02082\n"
 PI_3_64_BIT = PI_3.replace(
     "Hardware\t: BCM2835\n", ""
 )  # kernels since the end of 2023: raspberrypi/linux#5690
-HASTE = {"drivers.MIN_INTERVAL": 0.0}  # the simulated sensor needs no rest
+HASTE = {"pi.drivers.MIN_INTERVAL": 0.0}  # the simulated sensor needs no rest
 # Adafruit_DHT as it is; what it returns is noted.
 NOTED = """
 import Adafruit_DHT

@@ -16,10 +16,10 @@ import pytest
 pytest.importorskip("pandas")
 
 import report  # noqa: E402
-from dht22 import figures  # noqa: E402
-from dht22.figures import UNITS  # noqa: E402
-from made import HEADER, MINUTE, START, many, row, write, write_day, write_db  # noqa: E402
-from tools import ROOT  # noqa: E402
+from dht22.report import figures  # noqa: E402
+from dht22.report.figures import UNITS  # noqa: E402
+from support.made import HEADER, MINUTE, START, many, row, write, write_day, write_db  # noqa: E402
+from support.tools import ROOT  # noqa: E402
 
 REPORT = ROOT / "report.py"
 

@@ -6,9 +6,9 @@ import pytest
 
 from dht22.console import Notices
 from dht22.datagram import HIGHEST_N, N_RANGE, Named, format_named
-from dht22.history import NAMES
-from dht22.senders import Senders
-from tools import lines, send, until
+from dht22.server.recovery import NAMES
+from dht22.server.senders import Senders
+from support.tools import lines, send, until
 
 KEY = bytes(range(32))
 FIRST = N_RANGE[0]

@@ -8,10 +8,10 @@ import types
 import pytest
 
 import dht_read
-from dht22 import drivers
-from dht22 import sensor as room
-from dht22.drivers import Driver
-from dht22.sensor import NoReading, Power, Sensor
+from dht22.pi import drivers
+from dht22.pi import sensor as room
+from dht22.pi.drivers import Driver
+from dht22.pi.sensor import NoReading, Power, Sensor
 
 
 class Clock:
@@ -125,7 +125,7 @@ def test_glitches_are_not_sent_and_steps_are_kept(clock):
             truth.setdefault(poll, None)
             return glitch(humidity, temperature)
         now = round(humidity + dice.gauss(0, 0.1), 1), round(temperature + dice.gauss(0, 0.1), 1)
-        truth[poll] = room.format_reading(*now)
+        truth[poll] = room.format_in_range(*now)
         return now
 
     sensor = Sensor(Driver("fake", "", read, 1, 2.0))
@@ -219,7 +219,7 @@ def setup(pin, direction, initial): note("setup", pin, direction, initial)
 def output(pin, level): note("output", pin, level)
 def cleanup(pin): note("cleanup", pin)
 """
-SCALED = {"drivers.MIN_INTERVAL": 0.2, "sensor.OFF": 0.5}
+SCALED = {"pi.drivers.MIN_INTERVAL": 0.2, "pi.sensor.OFF": 0.5}
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def note(*call):
 """)
     running = script(
         *["client", "127.0.0.1", "--driver", "adafruit", "--interval", 0.02, "--power-pin", 4],
-        timers={"drivers.MIN_INTERVAL": 0.01, "sensor.OFF": 0.01},
+        timers={"pi.drivers.MIN_INTERVAL": 0.01, "pi.sensor.OFF": 0.01},
         path=[hung],
     )
     if call == "setup":
@@ -331,7 +331,7 @@ def test_gpio_is_cleaned_up_when_stopped_while_switched_off(script, tmp_path, hu
         0.2,
         "--power-pin",
         4,
-        timers={**SCALED, "sensor.OFF": 60},
+        timers={**SCALED, "pi.sensor.OFF": 60},
         path=[hung],
     )
     running.says("switching the sensor off and on")

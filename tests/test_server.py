@@ -17,7 +17,16 @@ from datetime import datetime
 import pytest
 
 from dht22.console import Screen
-from tools import ROOT, inside_of, lines, needs, needs_namespaces, send, until, with_small_disk
+from support.tools import (
+    ROOT,
+    inside_of,
+    lines,
+    needs,
+    needs_namespaces,
+    send,
+    until,
+    with_small_disk,
+)
 
 STAMPED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z,127\.0\.0\.1,,74\.3,25\.7,")
 
@@ -61,7 +70,7 @@ def test_a_client_goes_on_when_the_server_is_back_and_each_address_is_told_apart
     clients = [
         script(
             *["client", host, "--port", first.port, "--driver", "simulated", "--interval", 0.05],
-            timers={"link.QUIET": 1.0},
+            timers={"pi.link.QUIET": 1.0},
         )
         for host in ("127.0.0.1", "::1")
     ]
@@ -440,7 +449,7 @@ def test_an_error_of_the_socket_that_lasts_ends_the_server(server, tmp_path):
         "--log",
         "a.csv",
         prefix=strace("recvfrom:error=ENETDOWN:when=6+"),
-        timers={"inbox.GIVE_UP": 0.3},
+        timers={"server.inbox.GIVE_UP": 0.3},
     )
     send(running.port, b"50.0,20.0")
     assert running.wait() == 1

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dht22 import spool as room
-from dht22.spool import Spool, Waiting, boot_id
+from dht22.pi import spool as room
+from dht22.pi.spool import Spool, Waiting, boot_id
 
 N = 1_700_000_000_000_000
 

@@ -1,0 +1,213 @@
+"""The sensor: readings that are plausible and confirmed, and the pin that feeds it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from dht22.console import Parser, say
+from dht22.datagram import format_in_range
+from dht22.pi.drivers import (
+    AUTO,
+    DRIVERS,
+    MIN_INTERVAL,
+    PIN,
+    Driver,
+    NoDriver,
+    Values,
+    open_driver,
+    reason,
+)
+
+CONFIRM = 3  # reads at most, until two agree
+STEP = 20.0, 5.0  # %, °C; a larger step from one reading to the next has to be confirmed
+# seconds; after a longer interval the first read is discarded: it gives the previous measurement
+WAKE = 5.0
+OFF = 5.0  # seconds without power, which revive a hung sensor
+
+
+class NoReading(Exception):
+    """The sensor gave nothing, or nothing plausible; says why."""
+
+
+class Power:
+    """Feeds the sensor from a GPIO (2.5 mA at most): a hung one can be switched off and on."""
+
+    def __init__(self, pin: int) -> None:
+        try:
+            from RPi import GPIO  # on a Pi 5 rpi-lgpio provides it
+
+            GPIO.setwarnings(False)
+            GPIO.setmode(GPIO.BCM)
+            GPIO.setup(pin, GPIO.OUT, initial=GPIO.LOW)
+        except Exception as error:  # what it raises depends on the Pi and on who provides it
+            raise NoDriver(
+                f"--power-pin cannot be used: {reason(error)}",
+                "It needs a package: sudo apt install python3-rpi.gpio, on a Pi 5 the package"
+                " python3-rpi-lgpio",
+            ) from None
+        self.module = GPIO
+        self.pin = pin
+        self.on = False
+
+    def switch_on(self) -> None:
+        """Feed the sensor and wait until it can be read; raise NoReading."""
+        try:
+            self.module.output(self.pin, self.module.HIGH)
+        except Exception as error:
+            raise NoReading(f"cannot switch the sensor on ({reason(error)})") from None
+        time.sleep(MIN_INTERVAL)
+        self.on = True
+
+    def switch_off(self) -> None:
+        """Take the power away for as long as a hung sensor needs; the next read switches it on."""
+        self.on = False
+        try:
+            self.module.output(self.pin, self.module.LOW)
+        except Exception as error:
+            say(f"cannot switch the sensor off ({reason(error)})")
+            return
+        time.sleep(OFF)
+
+    def close(self) -> None:
+        self.module.cleanup(self.pin)
+
+
+class Sensor:
+    """A sensor that gives true readings only: plausible ones, confirmed if the first or a step."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        power: Power | None = None,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.driver = driver
+        self.power = power
+        self.tell = tell  # what each try came to
+        self.ready = 0.0  # when the driver has rested (monotonic)
+        self.previous: Values | None = None  # the last reading that was given
+
+    def read(self, interval: float = 0.0) -> str:
+        """Return a new reading as it is sent, `humidity,temperature`; raise NoReading.
+
+        interval is the time from one reading to the next, in seconds.
+        """
+        if self.power and not self.power.on:
+            self.power.switch_on()
+        if self.driver.made_up:
+            return format_in_range(*self.driver.read())
+        if interval > WAKE:
+            with suppress(NoReading):
+                self.measure()
+        self.previous = self.confirmed()
+        return format_in_range(*self.previous)
+
+    def confirmed(self) -> Values:
+        """Return a measurement that agrees with an earlier one; raise NoReading.
+
+        That is the last reading or, for the first reading and for a step, another measurement.
+        """
+        seen = [self.previous] if self.previous else []
+        for number in range(CONFIRM):
+            try:
+                values = self.measure()
+            except NoReading:
+                if number == 0:
+                    raise
+                continue
+            if any(agree(values, earlier) for earlier in seen):
+                return values
+            seen.append(values)
+            self.tell(f"read {format_in_range(*values)}; reading once more to be sure")
+        different = " ".join(format_in_range(*values) for values in seen)
+        raise NoReading(f"{CONFIRM} reads, and no two agree: {different}")
+
+    def measure(self) -> Values:
+        """Return what a new measurement gives, if that is plausible; raise NoReading."""
+        why = ""
+        for number in range(self.driver.tries):
+            time.sleep(max(0.0, self.ready - time.monotonic()))
+            try:
+                values = self.driver.read()
+                if format_in_range(*values) == "0.0,0.0":  # a frame of zeros has the right checksum
+                    raise ValueError("0.0 % at 0.0 °C is a damaged answer")
+                return values
+            except Exception as error:  # a foreign package raises what it likes
+                why = reason(error)
+                self.tell(f"try {number + 1}: {why}")
+            finally:
+                self.ready = time.monotonic() + self.driver.rest
+        raise NoReading(why)
+
+    def close(self) -> None:
+        """Let go of the pins; a failure is reported, no more."""
+        for part in self.driver, self.power:
+            try:
+                if part:
+                    part.close()
+            except Exception as error:
+                say(f"cannot let go of a pin ({reason(error)})")
+
+
+def agree(values: Values, others: Values) -> bool:
+    """Tell whether two measurements differ by no more than a STEP."""
+    return all(abs(value - other) <= step for value, other, step in zip(values, others, STEP))
+
+
+def gpio(text: str) -> int:
+    """Convert `text` to a BCM number of the Pi's header, 0 to 27."""
+    if not text.isascii() or not text.isdecimal() or int(text) > 27:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a GPIO of the header (BCM numbers, 0 to 27)"
+        )
+    return int(text)
+
+
+def add_sensor_options(parser: Parser) -> None:
+    """Add the options that say which sensor is read, and how."""
+    parser.add_argument(
+        "--sensor",
+        choices=["DHT22", "AM2302", "DHT11"],
+        default="DHT22",
+        help="model of the sensor (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--pin",
+        type=gpio,
+        metavar="GPIO",
+        help=f"BCM number of the data pin (default: {PIN}, which is pin 23 of the header)",
+    )
+    parser.add_argument(
+        "--driver",
+        choices=["auto", *DRIVERS],
+        default="auto",
+        help="way to the sensor: iio is the kernel's own driver, simulated makes readings up "
+        f"(default: %(default)s, the first of {', '.join(AUTO)} that can be used)",
+    )
+    parser.add_argument(
+        "--power-pin",
+        type=gpio,
+        metavar="GPIO",
+        help="BCM number of a pin that feeds the sensor, to switch a hung one off and on",
+    )
+
+
+def open_sensor(
+    parser: Parser, options: argparse.Namespace, tell: Callable[[str], None] = lambda _: None
+) -> Sensor:
+    """Return the sensor that the options name, and report its driver; end the script without one.
+
+    tell is given a line for each try that fails and each value to be confirmed.
+    """
+    if options.power_pin == (PIN if options.pin is None else options.pin):
+        parser.error("--power-pin is the data pin; feed the sensor from another one")
+    try:
+        driver = open_driver(options.driver, options.sensor, options.pin)
+        power = None if options.power_pin is None else Power(options.power_pin)
+    except NoDriver as error:
+        parser.fail(f"{error.why}. {error.remedy}")
+    say(f"driver {driver.name} ({driver.description})")
+    return Sensor(driver, power, tell)

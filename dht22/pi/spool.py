@@ -1,0 +1,245 @@
+"""The spool: what waits to be delivered, on the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import time
+from binascii import crc32
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from functools import cache
+from itertools import chain
+
+from dht22.console import counted, say
+from dht22.log.linefile import LineFile, replace, was_moved
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+RETRY = 1.0  # seconds from one try of a spool that cannot be written to the next
+LONG = 200_000  # lines, after which the file is replaced by one with only what still waits
+LINE = re.compile(rb"([0-9a-fn.,-]{18,160}),([0-9a-f]{8})")  # what it says, and its checksum
+TORN = re.compile(rb"[0-9a-fn.,-]{0,170}")
+
+
+@cache
+def boot_id() -> str:
+    """Return what tells one start of the machine from another."""
+    try:
+        with open(BOOT_ID) as file:
+            return file.read().strip()
+    except OSError:  # not Linux: each start of the client counts as one
+        return os.urandom(8).hex()
+
+
+def boottime() -> float:
+    """Return the seconds since the machine was started, those that it slept included."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
+
+
+def with_checksum(text: str) -> bytes:
+    """Return `text` as a line of the spool."""
+    content = text.encode("ascii")
+    return b"%b,%08x\n" % (content, crc32(content))
+
+
+def fields_of(line: bytes) -> list[str]:
+    """Return the fields of a line of the spool; raise ValueError if it is damaged."""
+    match = LINE.fullmatch(line.rstrip(b"\n"))
+    if match is None or crc32(match[1]) != int(match[2], 16):
+        raise ValueError("damaged")
+    return match[1].decode("ascii").split(",", 4)
+
+
+class Waiting:
+    """A reading that waits, and when it was read.
+
+    Its place grows from one reading to the next. The time is kept by two clocks, because a Pi's
+    clock does not run while it is off: seconds since the machine started, valid in this boot, and
+    seconds since 1970, if the clock was right.
+    """
+
+    def __init__(self, place: int, boot: str, since: float, wall: float, reading: str) -> None:
+        self.place = place
+        self.boot = boot
+        self.since = since
+        self.wall = wall
+        self.reading = reading
+
+    def age(self) -> float:
+        """Return the seconds since it was read; in another boot that depends on the clock."""
+        if self.boot == boot_id():
+            return boottime() - self.since
+        least = boottime() if os.path.exists(BOOT_ID) else 0.0  # it was before this boot
+        return max(least, time.time() - self.wall)
+
+    def line(self) -> bytes:
+        wall = max(self.wall, 0)
+        return with_checksum(f"{self.place},{self.boot},{self.since:.6f},{wall:.6f},{self.reading}")
+
+
+class Spool:
+    """The readings that wait, on the disk.
+
+    The file has a line for each reading, which begins with its place, and marks. While the file is
+    in use, a mark is written before each new n is sent. An n that was sent earlier gets its mark
+    when the file is begun.
+
+        7,BOOT_ID,1234.567890,1795255202.123456,74.3,25.7,CHECKSUM
+        n,7,1795255203000000,CHECKSUM
+
+    The mark says that this n belongs to the reading at place 7, and that all earlier places are
+    done. A mark that cannot be written is owed: it is written first when there is room again.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Open the spool; raise OSError if another client has it or it is somebody else's file."""
+        self.path = path
+        self.lines = 0  # in the file
+        self.next_place = 0
+        self.mark = b""  # the last one
+        self.owed = False  # it is not on the disk yet
+        self.failing = False
+        self.retry_at = 0.0  # monotonic
+        self.rewrite_at = LONG
+        self.file: LineFile | None = None
+        try:
+            self.file = LineFile(path, say, b"", LINE.fullmatch, LINE, TORN)
+        except OSError as error:
+            if error.errno in (errno.EBUSY, errno.EINVAL):
+                raise
+            self.fail(error)
+            self.report_left()
+
+    def report_left(self) -> None:
+        """Report what waits in a spool that can be read and not written.
+
+        It is not delivered now: that could not be noted, so each start would deliver it again.
+        """
+        with suppress(OSError):
+            waiting, _, _ = self.read()
+            if waiting:
+                say(
+                    f"{counted(len(waiting), 'reading')} in {self.path}: delivered once it can be"
+                    " written and the client is started again"
+                )
+
+    def load(self) -> tuple[list[Waiting], int | None, int]:
+        """Return the readings that wait, the n of the first if it was sent, and the last n sent."""
+        if self.file is None:
+            return [], None, 0
+        waiting, place, n = self.read()
+        self.next_place = 1 + max([place, *(each.place for each in waiting)])
+        if n:
+            self.mark = with_checksum(f"n,{place},{n}")
+        return waiting, n if waiting and waiting[0].place == place else None, n
+
+    def read(self) -> tuple[list[Waiting], int, int]:
+        """Return the readings that wait, and the last mark: a place and an n; raise OSError."""
+        readings: dict[int, Waiting] = {}  # by place: one that was written twice waits once
+        place, n = -1, 0  # until there is a mark
+        damaged = self.lines = 0
+        with open(self.path, "rb") as file:
+            for line in file:
+                self.lines += 1
+                try:
+                    fields = fields_of(line)
+                    if fields[0] == "n":
+                        place, n = map(int, fields[1:])
+                    else:
+                        number, boot, since, wall, reading = fields
+                        waiting = Waiting(int(number), boot, float(since), float(wall), reading)
+                        readings[waiting.place] = waiting
+                except ValueError:
+                    damaged += 1
+        if damaged:
+            say(f"{self.path}: {counted(damaged, 'line')} cannot be read")
+        return [each for each in readings.values() if each.place >= place], place, n
+
+    def is_empty(self) -> bool:
+        return self.lines == 0
+
+    def stamp(self, reading: str) -> Waiting:
+        """Return a reading that was read just now, with its place and its time."""
+        self.next_place += 1
+        return Waiting(self.next_place - 1, boot_id(), boottime(), time.time(), reading)
+
+    def owe(self, place: int, n: int) -> None:
+        """Let a mark be the next line that is written."""
+        self.mark = with_checksum(f"n,{place},{n}")
+        self.owed = True
+
+    def write(self, waiting: Iterable[Waiting]) -> bool:
+        """Put the mark that is owed and readings on the disk; return False if that cannot be now.
+
+        A spool that cannot be written is tried again each RETRY seconds.
+        """
+        if self.file is None or self.failing and time.monotonic() < self.retry_at:
+            return False
+        lines = [each.line() for each in waiting]
+        if self.owed:  # before them: a torn end must not hide it
+            lines.insert(0, self.mark)
+        if not lines:
+            return True
+        try:
+            self.file.append(b"".join(lines))
+            self.file.flush()
+        except OSError as error:
+            self.fail(error)
+            return False
+        self.lines += len(lines)
+        self.owed = False
+        if self.failing:
+            say(f"the spool {self.path} is written again")
+            self.failing = False
+        return True
+
+    def fail(self, error: OSError) -> None:
+        if not self.failing:
+            say(
+                f"cannot write the spool {self.path} ({error.strerror}): what waits is kept in"
+                " memory only"
+            )
+        self.failing = True
+        self.retry_at = time.monotonic() + RETRY
+
+    def clear(self) -> None:
+        """Empty the file, all being acknowledged: on the disk, before a further n is sent."""
+        try:
+            if self.file and not self.is_empty():
+                self.file.clear()
+                self.lines = 0
+                self.file.flush()
+        except OSError as error:
+            self.fail(error)
+        if self.is_empty():
+            self.owed = False  # there is nothing to strike out
+
+    def was_removed(self) -> bool:
+        """Tell whether the file was renamed or removed; the next line goes to a new one."""
+        try:
+            return self.file is not None and was_moved(self.path, self.file.file)
+        except OSError as error:
+            self.fail(error)
+            return False
+
+    def is_long(self) -> bool:
+        return self.file is not None and self.lines > self.rewrite_at
+
+    def rewrite(self, waiting: Collection[Waiting]) -> None:
+        """Replace the file, which has grown long, by one with only what still waits."""
+        try:
+            replace(self.path, chain([self.mark], (each.line() for each in waiting))).close()
+        except OSError:  # the old one goes on; where there is no room for both, for long
+            self.rewrite_at = self.lines + LONG
+            return
+        self.lines = 1 + len(waiting)
+        self.owed = False
+        self.rewrite_at = LONG
+        try:
+            if self.file:
+                self.file.append(b"")  # opens it
+        except OSError as error:
+            self.fail(error)

@@ -1,0 +1,1 @@
+"""What publish.py is made of."""

@@ -1,0 +1,168 @@
+"""The readings on their way from a log to a broker: each is done once it is acknowledged."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from dht22.console import counted, say
+from dht22.log.follow import Follower, Position
+from dht22.publish.bookmark import Bookmark
+from dht22.publish.broker import BrokerLink
+from dht22.publish.messages import Display, Message, level, parse_row
+from dht22.stop import Stop
+
+LOOK = 0.2  # seconds from one look at the log to the next
+SAVE = 1.0  # seconds from one save of the position to the next
+READINGS = 800  # acknowledged, after which it is saved earlier
+SHOW = 1.0  # seconds; at most one state of a sensor
+
+
+class Publisher:
+    """The readings on their way from the log to the broker."""
+
+    def __init__(
+        self,
+        follower: Follower,
+        bookmark: Bookmark,
+        link: BrokerLink,
+        display: Display,
+        prefix: str,
+    ) -> None:
+        self.follower = follower
+        self.bookmark = bookmark
+        self.link = link
+        self.display = display
+        self.prefix = prefix
+        self.connections = 0  # of the link, that were noticed
+        self.read: deque[Position] = deque()  # readings that are still to be sent
+        self.at_end = False  # of the log, at the last look
+        self.look_due = 0.0  # monotonic, as all times here
+        self.under_way: deque[tuple[int, Position]] = deque()  # by message id, oldest first
+        self.acknowledged: set[int] = set()  # of them
+        self.position = self.saved = follower.position  # all before it is acknowledged
+        self.published = self.unsaved = 0  # readings
+        self.save_due = 0.0
+        self.is_saving = True
+        self.messages: deque[Message] = deque()  # for displays
+        self.show_due = 0.0
+        self.refused: set[tuple[str, bool]] = set()  # and reported
+
+    def run(self, stop: Stop, once: bool) -> None:
+        """Publish until told to stop, or once to the end of the log."""
+        while not stop.asked and not (once and self.is_done()):
+            self.link.serve(LOOK)
+            if self.link.connections > self.connections:
+                self.begin()
+            self.settle()
+            self.show()
+            self.send()
+            self.save()
+
+    def is_done(self) -> bool:
+        waits = self.read or self.under_way or self.messages or self.display.is_due()
+        return self.at_end and not waits
+
+    def begin(self) -> None:
+        """Go back to what is acknowledged: what was under way on another connection may be lost."""
+        self.connections = self.link.connections
+        self.read.clear()
+        self.under_way.clear()
+        self.acknowledged.clear()
+        self.messages.clear()
+        self.follower.rewind(self.position)
+        self.at_end = False
+        self.display.begin()
+
+    def settle(self) -> None:
+        """Move the position over what is acknowledged without a gap; a refused reading holds it."""
+        for mid, topic, refusal in self.link.answers():
+            is_reading = topic.startswith(f"{self.prefix}/reading/")
+            if refusal:
+                self.report(topic, refusal, is_reading)
+                if is_reading:
+                    self.link.turn()
+                    break  # all after it is read again for the next connection
+            elif is_reading:
+                self.acknowledged.add(mid)
+        while self.under_way and self.under_way[0][0] in self.acknowledged:
+            mid, self.position = self.under_way.popleft()
+            self.acknowledged.remove(mid)
+            self.published += 1
+            self.unsaved += 1
+
+    def report(self, topic: str, refusal: str, is_reading: bool) -> None:
+        """Report, once, which kind of message the broker refuses."""
+        root = topic.split("/")[0]
+        if (root, is_reading) not in self.refused:
+            waits = "; readings wait in the log" if is_reading else ""
+            say(f"refused {topic} ({refusal}){waits}; may the user publish to {root}/#?")
+        self.refused.add((root, is_reading))
+
+    def show(self) -> None:
+        """Have the states of the sensors and their discovery published before more readings."""
+        now = time.monotonic()
+        if now >= self.show_due and not self.messages and self.link.room() > 0:
+            self.messages.extend(self.display.due())
+            self.show_due = now + SHOW
+
+    def send(self) -> None:
+        while self.link.room() > 0:
+            if self.messages:
+                self.link.publish(self.messages.popleft())
+                continue
+            if not self.read:
+                self.look()
+            if not self.read:
+                return
+            position = self.read.popleft()
+            reading = parse_row(position.line)
+            topic = f"{self.prefix}/reading/{level(reading.name)}"
+            mid = self.link.publish(Message(topic, reading.payload))
+            self.under_way.append((mid, position))
+            self.display.hear(reading)
+
+    def look(self) -> None:
+        """Read what is new in the log."""
+        now = time.monotonic()
+        if now < self.look_due:
+            return
+        try:
+            self.read.extend(self.follower.read())
+            self.at_end = not self.read
+        except OSError as error:
+            path = error.filename or self.follower.path
+            self.follower.warn_once(f"cannot read {path} ({error.strerror}); it keeps trying")
+        if not self.read:
+            self.look_due = now + LOOK
+
+    def save(self, at_once: bool = False) -> None:
+        """Save the position, each second or after many readings."""
+        now = time.monotonic()
+        is_due = at_once or now >= self.save_due or self.unsaved >= READINGS
+        if self.position is self.saved or not is_due:
+            return
+        self.save_due = now + SAVE
+        self.unsaved = 0
+        try:
+            self.follower.flush()
+            self.bookmark.save(self.position)
+        except OSError as error:
+            if self.is_saving:
+                say(
+                    f"cannot save the position in {self.bookmark.path} ({error.strerror}); "
+                    "after a restart, what is published from now on is published again"
+                )
+            self.is_saving = False
+            return
+        if not self.is_saving:
+            say(f"the position is saved again in {self.bookmark.path}")
+        self.is_saving = True
+        self.saved = self.position
+
+    def finish(self) -> None:
+        """Disconnect from the broker, and save what it has acknowledged."""
+        self.link.close()
+        self.settle()
+        self.save(at_once=True)
+        say(f"{counted(self.published, 'reading')} published")

@@ -1,0 +1,175 @@
+"""The plot: humidity and temperature over time, as a line for each sensor, or as a map of many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import ceil
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from dht22.report.figures import ACCURACY, GAP, UNITS, UTC, Zone
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from pandas import DataFrame, Timestamp
+
+    Period = tuple[Timestamp, Timestamp]  # the first and last time to be shown
+
+# Okabe and Ito 2008: legible on paper, and for readers who cannot tell all colours apart
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+MARKERS = "os^Dv"  # for readers who cannot tell the colours apart
+LINES = 12  # sensors; more lines than these cannot be told apart
+ROWS = 300  # sensors in a map
+SUSPICIOUS = [f"suspicious_{quantity}" for quantity in ACCURACY]  # columns
+CELLS = 400  # of a map, from left to right
+
+
+def draw(sensors: dict[str, DataFrame], zone: Zone = UTC) -> Figure:
+    """Return a figure of examined readings by sensor, its times in a zone."""
+    from matplotlib.figure import Figure  # not pyplot: no display, no state
+
+    rows = min(len(sensors), ROWS)
+    figure = Figure(figsize=(12, 7) if rows <= LINES else (14, 1.5 + 0.17 * rows))  # inches
+    fill(figure, sensors, zone, period(sensors))
+    return figure
+
+
+def fill(figure: Figure, sensors: dict[str, DataFrame], zone: Zone, shown: Period) -> None:
+    """Draw examined readings by sensor into an empty figure, for the period that is shown."""
+    if len(sensors) <= LINES:
+        draw_lines(figure, sensors, zone, shown)
+    else:
+        draw_map(figure, sensors, zone, shown)
+
+
+def period(sensors: dict[str, DataFrame]) -> Period:
+    """Return the first and last time of all sensors, at least a second apart."""
+    from pandas import Timedelta
+
+    first = min(readings.time.iloc[0] for readings in sensors.values())
+    last = max(readings.time.iloc[-1] for readings in sensors.values())
+    return first, max(last, first + Timedelta("1s"))
+
+
+def draw_lines(figure: Figure, sensors: dict[str, DataFrame], zone: Zone, shown: Period) -> None:
+    """Draw a line for each sensor, gaps left open, suspicious readings marked."""
+    # A name in the legend takes so many inches, a line of it 0.22; the axes begin below it.
+    width, height = figure.get_size_inches()
+    columns = max(1, min(6, int(width / (0.8 + 0.085 * max(map(len, sensors))))))
+    lines = ceil((len(sensors) + 1) / columns)
+    place = {"hspace": 0.08, "top": 0.94 - 0.22 * lines / height}
+    axes = figure.subplots(len(ACCURACY), sharex=True, gridspec_kw=place)
+    for number, (name, readings) in enumerate(sensors.items()):
+        look = {
+            "color": COLOURS[number % len(COLOURS)],
+            "marker": MARKERS[number % len(MARKERS)],
+            "label": f" {name}",  # the blank: a legend leaves out what begins with _
+            "linewidth": 1,
+            "markersize": 8,
+            "markeredgecolor": "white",
+        }
+        draw_line(axes, readings, look)
+    for quantity, axis in zip(ACCURACY, axes):
+        axis.set_ylabel(UNITS[quantity])
+        axis.grid(alpha=0.3)
+    if any(readings[SUSPICIOUS].any(axis=None) for readings in sensors.values()):
+        axes[-1].plot([], [], "kx", label="suspicious")
+    handles = axes[-1].get_legend_handles_labels()
+    figure.legend(*handles, ncol=columns, loc="upper center", bbox_to_anchor=(0.5, 0.98))
+    margin = (shown[1] - shown[0]) / 25
+    axes[-1].set_xlim(shown[0] - margin, shown[1] + margin)
+    label_times(axes[-1], shown, zone)
+
+
+def draw_line(axes: Iterable[Axes], readings: DataFrame, look: dict[str, Any]) -> None:
+    """Draw one sensor's humidity and temperature."""
+    from pandas import Timedelta, concat
+
+    begins = readings.gap | readings.seconds.isna()
+    # A reading with a gap on both sides is not seen in a line: it gets a dot
+    lone = readings[begins & begins.shift(-1, fill_value=True)]
+    # A row without values before each gap's end breaks the line there
+    openings = readings.loc[readings.gap, ["time"]] - Timedelta("1ms")
+    line = concat([readings, openings]).sort_values("time")
+    markevery = len(line) // 12 + 1
+    for quantity, axis in zip(ACCURACY, axes):
+        marked = readings[readings[f"suspicious_{quantity}"]]
+        axis.plot(line.time, line[quantity], markevery=markevery, **look)
+        axis.plot(lone.time, lone[quantity], ".", color=look["color"])
+        axis.plot(marked.time, marked[quantity], "kx")
+
+
+def draw_map(figure: Figure, sensors: dict[str, DataFrame], zone: Zone, shown: Period) -> None:
+    """Draw a row for each sensor, its readings as colours, gaps left white."""
+    from matplotlib.dates import date2num
+
+    names, tables = list(sensors)[:ROWS], list(sensors.values())[:ROWS]
+    width, height = figure.get_size_inches()
+    place: dict[str, Any] = {"wspace": 0.03, "left": (0.3 + 0.07 * max(map(len, names))) / width}
+    axes = figure.subplots(1, len(ACCURACY), sharey=True, gridspec_kw=place)
+    first, last = shown
+    edges = [date2num(first + (last - first) * column / CELLS) for column in range(CELLS + 1)]
+    for quantity, axis in zip(ACCURACY, axes):
+        cells = [map_row(readings, quantity, first, last) for readings in tables]
+        mesh = axis.pcolormesh(
+            edges, range(len(tables) + 1), cells, cmap="cividis", rasterized=True
+        )
+        # Without use_gridspec=False Matplotlib 3.3 knows no location
+        place = {
+            "location": "top",
+            "fraction": 0.5 / height,
+            "pad": 0.2 / height,
+            "aspect": 30,
+        }
+        figure.colorbar(mesh, ax=axis, label=UNITS[quantity], use_gridspec=False, **place)
+        for row, readings in enumerate(tables):
+            times = readings.time[readings[f"suspicious_{quantity}"]]
+            axis.plot(times, [row + 0.5] * len(times), "wx", markersize=5, markeredgewidth=2.5)
+            axis.plot(times, [row + 0.5] * len(times), "kx", markersize=5)
+        label_times(axis, shown, zone)
+    axes[0].set_yticks([row + 0.5 for row in range(len(tables))])
+    axes[0].set_yticklabels(names, fontsize=min(8, 50 * height / len(names)))  # 72 are an inch
+    axes[0].set_ylim(len(tables), 0)  # the first on top
+    if len(sensors) > ROWS:
+        figure.suptitle(f"the first {ROWS} of {len(sensors):,} sensors")
+
+
+def map_row(readings: DataFrame, quantity: str, first: Timestamp, last: Timestamp) -> list[float]:
+    """Return the mean reading in each cell of a sensor's row; suspicious ones do not count."""
+    width = (last - first) / CELLS
+    calm = readings[~readings[f"suspicious_{quantity}"]]
+    column = ((calm.time - first) // width).clip(upper=CELLS - 1)
+    means = calm[quantity].groupby(column).mean().reindex(range(CELLS))
+    interval = readings.seconds.median()
+    reach = int(GAP * interval / width.total_seconds()) if interval > 0 else 0
+    # Where the cells are finer than the readings, a reading lasts until the next one.
+    cells: list[float] = (means.ffill(limit=reach) if reach else means).tolist()
+    return cells
+
+
+def label_times(axis: Axes, shown: Period, zone: Zone) -> None:
+    """Label the x axis: which days in which zone, and hours where the days are few."""
+    from dateutil.tz import tzlocal
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from pandas import date_range
+
+    weeks = [*date_range(*shown, freq="7D"), shown[1]]
+    local = [time.to_pydatetime().replace(tzinfo=UTC).astimezone(zone) for time in weeks]
+    names = ", ".join(dict.fromkeys(str(time.tzname()) for time in local))
+    days = " to ".join(dict.fromkeys(str(time.date()) for time in (local[0], local[-1])))
+    tz: Any = zone or tzlocal()
+    inches = axis.get_window_extent().width / axis.figure.dpi
+    locator = AutoDateLocator(tz=tz, maxticks=max(6, min(11, round(1.5 * inches))))
+    axis.xaxis.set_major_locator(locator)
+    ticks = list(locator())
+    steps = [later - earlier for earlier, later in zip(ticks, ticks[1:])]
+    if steps and median(steps) < 1:  # day
+        # 2:00 does not exist when clocks are set forward: its tick would get too near to midnight.
+        even = [tick for tick, step in zip(ticks[1:], steps) if step > 0.6 * median(steps)]
+        ticks = ticks[:1] + even
+    axis.set_xticks(ticks)
+    formatter = ConciseDateFormatter(locator, tz=tz, show_offset=False)
+    formatter.zero_formats[2] = "%b-%d"  # the first of a month among other days
+    axis.xaxis.set_major_formatter(formatter)
+    axis.set_xlabel(f"time ({names}), {days}")

@@ -1,0 +1,75 @@
+"""What report.py prints: the figures of sensors as text."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from dht22.report.figures import UNITS
+
+LONGEST_GAPS = 5  # listed, of each sensor
+
+
+def number(value: float | None, decimals: int = 2) -> str:
+    """Return a figure as text, `-` where there is none."""
+    return "-" if value is None else f"{value:.{decimals}f}"
+
+
+def length(seconds: float) -> str:
+    """Return a length of time as `1 day, 9:21:00`."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def figures_text(name: str, sensor: dict[str, Any]) -> str:
+    """Return the figures of one sensor as text."""
+    lines = [name, f"readings: {sensor['readings']:,}"]
+    lines.append(" " * 16 + "".join(f"{figure:>7}" for figure in ("min", "mean", "max", "std")))
+    for quantity, unit in UNITS.items():
+        lines.append(
+            f"{unit:16}" + "".join(f"{number(each):>7}" for each in sensor[quantity].values())
+        )
+    if sensor["first"]:
+        usual = f", usually every {sensor['interval']:.1f} s" if sensor["interval"] else ""
+        missing = sum(gap["missing"] for gap in sensor["gaps"])
+        lines += [
+            f"suspicious: {sensor['suspicious']}",
+            f"from {sensor['first']} to {sensor['last']}{usual}",
+            f"gaps: {len(sensor['gaps'])}, readings missing: {missing:,}",
+        ]
+    for gap in sorted(sensor["gaps"], key=lambda gap: -gap["seconds"])[:LONGEST_GAPS]:
+        pause = length(gap["seconds"])
+        lines.append(f"from {gap['from']} to {gap['to']}: {pause}, {gap['missing']:,} missing")
+    if "spans" in sensor:
+        lines += ["", *spans_text(sensor["spans"])]
+    return "\n    ".join(lines).replace("    \n", "\n")
+
+
+def spans_text(spans: list[dict[str, Any]]) -> list[str]:
+    """Return the figures of time spans as the lines of a table."""
+    width = len(spans[0]["from"])
+    lines = [
+        " " * (width + 20) + "".join(f"  {unit:<18}" for unit in UNITS.values()),
+        f"{'from':{width}}  readings  arrived" + "   min   mean   max  " * len(UNITS),
+    ]
+    for span in spans:
+        share = span["share"]
+        # Rounded down: 100 % are all of them
+        arrived = "-" if share is None else f"{int(share * 1000) / 10:.1f} %"
+        line = f"{span['from']:{width}}  {span['readings']:>8,}  {arrived:>7}"
+        for low, mean, high in (span[quantity].values() for quantity in UNITS):
+            line += f" {number(low, 1):>5} {number(mean):>6} {number(high, 1):>5} "
+        lines.append(line)
+    return [line.rstrip() for line in lines]
+
+
+def latest_text(sensors: dict[str, dict[str, Any]]) -> str:
+    """Return each sensor's latest reading as text, a line each."""
+    width = max(map(len, sensors))
+    lines = []
+    for name, sensor in sensors.items():
+        reading = f"{sensor['humidity']:.1f},{sensor['temperature']:.1f}"
+        line = f"{name:{width}}  {sensor['time']}  {reading:>10}  {length(sensor['age']):>8} ago"
+        if sensor["interval"]:
+            line += f", usually every {sensor['interval']:.1f} s"
+        lines.append(line + (": silent" if sensor["silent"] else ""))
+    return "\n".join(lines)

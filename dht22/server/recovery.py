@@ -1,0 +1,87 @@
+"""What the logs know of named sensors: the highest n of each name, in rotated files too."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from io import BufferedIOBase
+from pathlib import Path
+
+from dht22.console import Progress, say
+from dht22.log.formats import NAMED_ROW, open_for_reading
+from dht22.log.linefile import LONGEST_LINE
+from dht22.log.rotated import BLOCK, DAMAGE, rotated, unpacked
+
+UNREADABLE = (*DAMAGE, OSError, ImportError, ValueError, sqlite3.Error)
+NAMES = 10_000  # remembered
+OTHER_PACKINGS = ".zst", ".lz4", ".lzo", ".Z", ".7z", ".zip"
+
+
+def is_recoverable(path: str) -> bool:
+    """Tell whether a log of this format knows named sensors."""
+    return os.path.splitext(path)[1] in RECOVERABLE
+
+
+def recover(path: str) -> dict[str, int]:
+    """Return the highest n of each name in a log and in what rotation has left beside it.
+
+    Of too many names the latest are kept. Raise OSError if the log itself cannot be read; of the
+    rotated ones that is reported, and they are read as far as it goes.
+    """
+    recover_one = RECOVERABLE[os.path.splitext(path)[1]]
+    progress = Progress()
+    highest: dict[str, int] = {}
+    for each in [*rotated(path), path]:
+        try:
+            for name, n in recover_one(each, progress):
+                known = highest.pop(name, 0)  # taken out, so that the latest name stands last
+                highest[name] = max(n, known)
+                if len(highest) > NAMES:
+                    del highest[next(iter(highest))]
+        except UNREADABLE as error:
+            if each == path:
+                raise OSError(getattr(error, "errno", None) or errno.EIO, str(error)) from None
+            say(f"{each}: read as far as it goes ({error}); what else is in it may be logged again")
+    return highest
+
+
+def recover_csv(path: str, progress: Progress) -> Iterator[tuple[str, int]]:
+    """Yield names with their n from a CSV, packed or not."""
+    ending = os.path.splitext(path)[1]
+    if ending in OTHER_PACKINGS:
+        raise ValueError(f"{ending} cannot be read here; unpack it")
+    with unpacked(Path(path)) as file:
+        for block in blocks(file):
+            if progress.is_due():
+                progress.show(f"reading {path}: {percent_read(file)} %")
+            for name, n in dict(NAMED_ROW.findall(block)).items():  # the last n of each name
+                yield name.decode("ascii"), int(n)
+
+
+def percent_read(file: BufferedIOBase) -> int:
+    """Return how much of an open file has been read, packed or not."""
+    position = os.lseek(file.fileno(), 0, os.SEEK_CUR)  # in the packed file, if it is one
+    return 100 * position // max(1, os.fstat(file.fileno()).st_size)
+
+
+def blocks(file: BufferedIOBase) -> Iterator[bytes]:
+    """Yield a file in blocks of whole lines; what follows its last line end is left out."""
+    rest = b""
+    for block in iter(lambda: file.read1(BLOCK), b""):
+        lines, _, rest = (rest + block).rpartition(b"\n")
+        yield lines + b"\n"
+        rest = rest[-LONGEST_LINE:]  # no line of ours is longer
+
+
+def recover_db(path: str, progress: Progress) -> Iterator[tuple[str, int]]:
+    """Yield names with their highest n from a database."""
+    with closing(open_for_reading(path)) as database:
+        yield from database.execute(
+            "SELECT name, max(n) FROM reading WHERE name IS NOT NULL GROUP BY name ORDER BY max(n)"
+        )
+
+
+RECOVERABLE = {".csv": recover_csv, ".db": recover_db}  # formats of logs that know names and n

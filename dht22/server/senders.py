@@ -1,0 +1,148 @@
+"""Who sends: the sensors that have a name, and the addresses of those that have none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
+
+from dht22.console import Notices, counted
+from dht22.datagram import HIGHEST_N, Named
+from dht22.log.formats import Row
+from dht22.server.recovery import NAMES
+from dht22.silence import is_silent
+
+ADDRESSES = 10_000  # remembered; what further ones send is counted together
+OTHERS = "(others)"  # no sensor can have this name
+SHOWN = 50  # in a line, and in the summary
+
+
+class Sender:
+    """What is remembered of a sensor."""
+
+    def __init__(self, stored: int = 0) -> None:
+        self.taken = stored  # the highest n that was taken: what is not above it is a duplicate
+        self.stored = stored  # the highest n that is on the disk: it is acknowledged
+        self.duplicates = 0
+        self.readings = 0
+        self.address = self.former_address = ""
+        self.last_heard = 0.0  # monotonic, seconds
+        self.interval = 0.0  # seconds; follows a longer one at once, a shorter one by halves
+        self.is_silent = False
+
+    def hear(self, readings: int, now: float) -> None:
+        if self.readings:
+            self.interval = max(now - self.last_heard, self.interval / 2)
+        self.readings += readings
+        self.last_heard = now
+        self.is_silent = False
+
+    def alternates(self, address: str) -> bool:
+        """Tell whether a name comes from two addresses in turn, the last time from this one."""
+        if address == self.address:
+            return False
+        alternates = address == self.former_address
+        self.address, self.former_address = address, self.address
+        return alternates
+
+    def is_missed(self, now: float) -> bool:
+        """Tell whether at least three of its readings came, and then none for long."""
+        age = now - self.last_heard
+        return self.readings >= 3 and not self.is_silent and is_silent(age, self.interval)
+
+
+def listed(reports: Sequence[str]) -> str:
+    """Return reports as one line, and how many more there are."""
+    more = f" (and {len(reports) - SHOWN:,} more)" if len(reports) > SHOWN else ""
+    return ", ".join(reports[:SHOWN]) + more
+
+
+class Senders:
+    """All of them, by name or address. Both are bounded, because anybody can send."""
+
+    def __init__(
+        self,
+        recovered: dict[str, int],
+        keys: Container[str] | None,
+        notices: Notices,
+    ) -> None:
+        """Remember the names in `recovered`, with the highest n of each; with keys only theirs."""
+        # Without keys anybody can have sent anything: that does not count once there are keys.
+        known = {name: n for name, n in recovered.items() if keys is None or name in keys}
+        self.named = {name: Sender(n) for name, n in known.items()}
+        self.plain: dict[str, Sender] = {}
+        self.back: list[str] = []  # reports of those that were silent before
+        self.notices = notices
+        used_up = [f"{name} has used up its numbers" for name, n in known.items() if n >= HIGHEST_N]
+        if used_up:
+            notices.add("used up", f"{listed(used_up)}: give that sensor another name")
+
+    def take(self, named: Named, address: str, now: float, refusal: str) -> bool:
+        """Take a named reading if it is new, and tell whether it is.
+
+        Raise ValueError if it cannot be taken now, because of a `refusal` or because there are too
+        many names: its client keeps it.
+        """
+        sender = self.named.get(named.name)
+        if sender and named.n <= sender.taken:
+            sender.last_heard = now
+            sender.duplicates += 1
+            return False
+        if refusal:
+            if sender:
+                sender.last_heard = now
+            raise ValueError(refusal)
+        if not sender:
+            if len(self.named) >= NAMES:
+                raise ValueError("too many names")
+            sender = self.named[named.name] = Sender()
+        sender.taken = named.n
+        if sender.alternates(address):
+            self.notices.add(
+                "in turn",
+                f"{named.name} comes from {sender.address} and {sender.former_address} in turn; has"
+                " each Pi a name of its own?",
+            )
+        return True
+
+    def store(self, rows: Sequence[Row]) -> None:
+        """Note that named rows are on the disk of every log: they may be acknowledged."""
+        for _, _, name, _, n in rows:
+            self.named[name].stored = int(n)
+
+    def hear(self, rows: Sequence[Row], now: float) -> None:
+        """Note who sent rows."""
+        senders = Counter([name or client for _, client, name, _, _ in rows])
+        for key, readings in senders.items():
+            if key not in self.named and key not in self.plain and len(self.plain) >= ADDRESSES:
+                key = OTHERS
+            sender = self.named.get(key) or self.plain.setdefault(key, Sender())
+            if sender.is_silent:
+                self.back.append(f"{key} is back")
+            sender.hear(readings, now)
+
+    def notice_changes(self, now: float) -> None:
+        """Report, once, each sensor that has fallen silent, and each that is back."""
+        changes, self.back = self.back, []
+        for key, sender in self.all():
+            if sender.is_missed(now):
+                sender.is_silent = True
+                changes.append(f"{key} silent for {now - sender.last_heard:.0f} s")
+        if changes:
+            self.notices.add(listed(changes), listed(changes))  # each is news
+
+    def all(self) -> list[tuple[str, Sender]]:
+        return [*self.named.items(), *self.plain.items()]
+
+    def duplicates(self) -> int:
+        return sum(sender.duplicates for sender in self.named.values())
+
+    def summary(self) -> Iterator[str]:
+        """Yield a line for each sensor that was heard, the busiest first."""
+        heard = [(key, each) for key, each in self.all() if each.readings or each.duplicates]
+        heard.sort(key=lambda item: item[1].readings, reverse=True)
+        for key, sender in heard[:SHOWN]:
+            duplicates = f", {counted(sender.duplicates, 'duplicate')}" if sender.duplicates else ""
+            yield f"{key}: {counted(sender.readings, 'reading')}{duplicates}"
+        rest = [sender.readings for _, sender in heard[SHOWN:]]
+        if rest:
+            yield f"and {counted(len(rest), 'further sender')}: {counted(sum(rest), 'reading')}"

@@ -1,0 +1,174 @@
+"""All logs as one: each row goes to each of them once; one that fails does not stop the others.
+
+What waits for a failing log, as on a full disk, is kept in memory. Named readings are on the disk
+before they are acknowledged. Plain ones are left to the operating system, which writes them within
+a minute; in a database they are on the disk at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from dht22.console import Notices, counted, say
+from dht22.log.formats import Log, Row, name_of
+
+BACKLOG = 100_000  # rows kept for a log while it fails
+RETRY = 1.0  # seconds from one try of a failing log to the next
+
+
+class Batch:
+    """Rows that arrived together, either all named or all plain."""
+
+    def __init__(self, rows: Sequence[Row], named: bool) -> None:
+        self.rows = rows
+        self.named = named
+        self.written_to = 0  # number of logs that have it
+
+
+class Backlog:
+    """A log, and the batches that are not written to it yet. They stay only while it fails."""
+
+    def __init__(self, log: Log, notices: Notices) -> None:
+        self.log = log
+        self.notices = notices
+        self.batches: list[Batch] = []
+        self.waiting = 0  # rows in them
+        self.overflowed = 0  # rows that there was no room for
+        self.trouble = ""  # why it fails
+        self.retry_at = 0.0  # monotonic, seconds
+
+    def add(self, batch: Batch) -> bool:
+        """Let a batch wait for the log; return False if there is no room for all of it.
+
+        For a named batch there always is: it was taken before the log failed, and while a log fails
+        the server takes no new ones.
+        """
+        if self.trouble and self.waiting + len(batch.rows) > BACKLOG and not batch.named:
+            self.overflowed += len(batch.rows)
+            self.notices.add(
+                f"overflowed {self.log.path}",
+                f"no more readings are kept for {self.log.path} ({self.trouble})",
+            )
+            return False
+        self.batches.append(batch)
+        self.waiting += len(batch.rows)
+        return True
+
+    def write(self) -> list[Batch]:
+        """Write what waits; return the batches that the log has from now on, none if it fails."""
+        if not self.batches or (self.trouble and time.monotonic() < self.retry_at):
+            return []
+        try:
+            self.log.append(chain.from_iterable(batch.rows for batch in self.batches))
+            if any(batch.named for batch in self.batches):
+                self.log.flush()  # before it is acknowledged
+        except OSError as error:
+            self.note_failure(error)
+            return []
+        if self.trouble:
+            self.trouble = ""
+            say(f"{self.log.path} is written again, {counted(self.waiting, 'reading')} late")
+        written, self.batches, self.waiting = self.batches, [], 0
+        return written
+
+    def note_failure(self, error: OSError) -> None:
+        self.retry_at = time.monotonic() + RETRY
+        if not self.trouble:
+            self.trouble = str(error.strerror)
+            say(
+                f"cannot write {self.log.path} ({self.trouble}); "
+                f"up to {BACKLOG:,} readings wait until it can be written"
+            )
+
+    def lacks(self) -> int:
+        """Return how many plain readings the log will never have if nothing more is written."""
+        return self.overflowed + sum(len(each.rows) for each in self.batches if not each.named)
+
+
+class Writer:
+    """All logs. The last one is that from which acknowledgements are recovered at the next start.
+
+    So a named reading goes to the last log when the others have it: whatever is killed in between,
+    it is sent again, and no log is left without it.
+    """
+
+    def __init__(self, logs: Sequence[Log], notices: Notices) -> None:
+        self.backlogs = [Backlog(log, notices) for log in logs]
+        self.held: list[Batch] = []  # named ones that wait for the other logs
+        self.logged = 0  # rows that at least one log has
+        self.pending = 0  # rows that none has yet
+        self.overflowed = 0  # rows that none will have
+        self.left = 0  # at the end: named rows that none has, so their clients still do
+
+    def is_failing(self) -> bool:
+        return any(backlog.trouble for backlog in self.backlogs)
+
+    def write(self, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+        """Write rows to each log that works.
+
+        Return those that a log has for the first time, and the named ones that all logs have now:
+        these are on the disk.
+        """
+        for batch in batches(rows):
+            self.add(batch)
+        logged: list[Row] = []
+        stored: list[Row] = []
+        for backlog in self.backlogs:
+            if backlog is self.backlogs[-1]:
+                self.release()
+            for batch in backlog.write():
+                batch.written_to += 1
+                if batch.written_to == 1:
+                    logged += batch.rows
+                if batch.written_to == len(self.backlogs) and batch.named:
+                    stored += batch.rows
+        self.logged += len(logged)
+        self.pending -= len(logged)
+        return logged, stored
+
+    def add(self, batch: Batch) -> None:
+        *others, last = self.backlogs
+        kept = [backlog.add(batch) for backlog in others]
+        if batch.named:
+            self.held.append(batch)
+        elif not last.add(batch) and not any(kept):
+            self.overflowed += len(batch.rows)
+            return
+        self.pending += len(batch.rows)
+
+    def release(self) -> None:
+        """Let go to the last log what all others have."""
+        others = len(self.backlogs) - 1
+        while self.held and self.held[0].written_to == others:
+            self.backlogs[-1].add(self.held.pop(0))
+
+    def finish(self) -> list[Row]:
+        """Write what can be written now, count what cannot; return what a first log has now."""
+        for backlog in self.backlogs:
+            backlog.retry_at = 0.0
+        logged, _ = self.write([])
+        for batch in [*self.held, *self.backlogs[-1].batches]:
+            if batch.named and not batch.written_to:
+                self.left += len(batch.rows)
+        self.overflowed += self.pending - self.left
+        return logged
+
+    def summary(self) -> Iterator[str]:
+        """Yield a line for each log that lacks readings."""
+        for backlog in self.backlogs:
+            if backlog.lacks():
+                lacks = counted(backlog.lacks(), "reading")
+                yield f"{backlog.log.path} lacks {lacks}: {backlog.trouble}"
+
+
+def batches(rows: Sequence[Row]) -> list[Batch]:
+    """Return rows as a plain and a named batch, keeping each sender's order."""
+    if not rows:
+        return []
+    if not any(map(name_of, rows)):  # the usual case
+        return [Batch(rows, named=False)]
+    plain = Batch([row for row in rows if not name_of(row)], named=False)
+    named = Batch([row for row in rows if name_of(row)], named=True)
+    return [plain, named] if plain.rows else [named]
