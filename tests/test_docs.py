@@ -117,7 +117,7 @@ def simulated(port, *options):
 
 
 def test_no_block_is_forgotten():
-    """Each block that is marked as code of a language is run, here or in test_readme.py."""
+    """Each block that is marked as code of a language is run, here or in test_docs_readme.py."""
     marked = {page: re.findall(r"^```(\w+)$", text, re.MULTILINE) for page, text in TEXT.items()}
     marked.pop("publish.md", None)  # needs a broker: test_publish.py
     assert {page: blocks for page, blocks in marked.items() if blocks} == {
