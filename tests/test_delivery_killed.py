@@ -179,7 +179,7 @@ def through_a_bad_network(
     total = sensors * count
 
     def start_server():
-        running = server(*logs, timers={"server.writer.RETRY": 0.05})
+        running = server(*logs, timers={"server.writer.LOG_RETRY": 0.05})
         relay.server = running.port
         return running
 
@@ -386,7 +386,7 @@ def short_run(folder, logs, disturbed, call="", inject=None):
             0,
             *options(*(folder / log for log in logs)),
             prefix=prefix,
-            timers={"server.writer.RETRY": 0.05},
+            timers={"server.writer.LOG_RETRY": 0.05},
         )
         started.append(running)
         until(lambda: running.process.poll() is not None or "on the Pi" in running.err)

@@ -62,7 +62,7 @@ def play(folder, disturbed, inject=None):
     def start_server(prefix=()):
         listen = ["--quiet", "--host", "127.0.0.1", "--port", port]
         setup = BEGIN.format(script="server")
-        timers = {"server.writer.RETRY": 0.05}
+        timers = {"server.writer.LOG_RETRY": 0.05}
         servers.append(
             Script(folder, "server", *listen, *logs, prefix=prefix, setup=setup, timers=timers)
         )

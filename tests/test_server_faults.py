@@ -91,7 +91,7 @@ def short_run(script, tmp_path, logs, inject=None):
         port,
         *options(*paths),
         prefix=prefix,
-        timers={"server.writer.RETRY": 0.05},
+        timers={"server.writer.LOG_RETRY": 0.05},
     )
     seen = {path: [] for path in paths}
 
@@ -171,7 +171,7 @@ def test_a_full_disk_that_is_given_room(script, tmp_path):
         "--quiet",
         *options("disk/a.txt", "disk/a.csv"),
         prefix=prefix,
-        timers={"server.writer.RETRY": 0.1},
+        timers={"server.writer.LOG_RETRY": 0.1},
     )
     running.says("^listening")
     blast(port, 20_000, 20_000)
@@ -209,7 +209,7 @@ def test_what_cannot_be_kept_is_counted(script, tmp_path):
         "--log",
         "disk/a.txt",
         prefix=prefix,
-        timers={"server.writer.BACKLOG": 1000, "server.writer.RETRY": 0.1},
+        timers={"server.writer.BACKLOG": 1000, "server.writer.LOG_RETRY": 0.1},
     )
     port = int(running.says(r"^listening on \S+:(\d+)")[1])
     blast(port, 5000, 20_000)

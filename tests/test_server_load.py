@@ -203,7 +203,9 @@ def test_a_silent_sensor_and_its_return_are_said_once(server):
 
 
 def test_who_is_heard_is_not_silent_though_nothing_is_logged(server, tmp_path):
-    running = server("--log", "a.db", timers={"silence.SILENT": 1.0, "server.writer.RETRY": 0.05})
+    running = server(
+        "--log", "a.db", timers={"silence.SILENT": 1.0, "server.writer.LOG_RETRY": 0.05}
+    )
     named = b"50.0,20.0,%s,%d,0.000"
     for n in range(10**15, 10**15 + 3):
         send(running.port, b"50.0,20.0", named % (b"repeats", n), named % (b"refused", n))

@@ -1,4 +1,4 @@
-"""The journal: what each log gets when, with logs that fail at chosen calls; and with real ones."""
+"""The writer: what each log gets when, with logs that fail at chosen calls; and with real ones."""
 
 import re
 import socket
@@ -54,7 +54,7 @@ def named(k, name="kitchen"):
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(writer, "RETRY", 0.0)
+    monkeypatch.setattr(writer, "LOG_RETRY", 0.0)
 
 
 def opened(*logs):
@@ -248,7 +248,7 @@ def text_log_fails(script, tmp_path, inject=None):
             "--quiet",
             *logs,
             prefix=[*disk.inside, *prefix],
-            timers={"server.writer.RETRY": 0.05},
+            timers={"server.writer.LOG_RETRY": 0.05},
         )
         until(lambda: "listening" in running.err or running.process.poll() is not None)
         return running

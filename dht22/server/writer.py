@@ -15,7 +15,7 @@ from dht22.console import Notices, counted, say
 from dht22.log.formats import Log, Row, name_of
 
 BACKLOG = 100_000  # rows kept for a log while it fails
-RETRY = 1.0  # seconds from one try of a failing log to the next
+LOG_RETRY = 1.0  # seconds from one try of a failing log to the next
 
 
 class Batch:
@@ -24,7 +24,7 @@ class Batch:
     def __init__(self, rows: Sequence[Row], named: bool) -> None:
         self.rows = rows
         self.named = named
-        self.written_to = 0  # number of logs that have it
+        self.logs = 0  # how many have it
 
 
 class Backlog:
@@ -74,7 +74,7 @@ class Backlog:
         return written
 
     def note_failure(self, error: OSError) -> None:
-        self.retry_at = time.monotonic() + RETRY
+        self.retry_at = time.monotonic() + LOG_RETRY
         if not self.trouble:
             self.trouble = str(error.strerror)
             say(
@@ -90,17 +90,26 @@ class Backlog:
 class Writer:
     """All logs. The last one is that from which acknowledgements are recovered at the next start.
 
-    So a named reading goes to the last log when the others have it: whatever is killed in between,
-    it is sent again, and no log is left without it.
+    So a named batch is held until the other logs have it, and goes to the last log then: whatever
+    is killed in between, it is sent again, and no log is left without it.
+
+    Where a row is, and what counts it; each is in one line of this table at a time:
+
+        where it is                        a plain row is     a named row is
+        in no log yet: it waits            pending            pending
+        in at least one log                logged             logged
+        in no log, there was no room       overflowed         (there always is: Backlog.add)
+        at the end: in no log              overflowed         left, for its client still has it
+
+    A named row in all logs is stored as well: it may be acknowledged. What a single log lacks is
+    counted by its backlog.
     """
 
     def __init__(self, logs: Sequence[Log], notices: Notices) -> None:
         self.backlogs = [Backlog(log, notices) for log in logs]
-        self.held: list[Batch] = []  # named ones that wait for the other logs
-        self.logged = 0  # rows that at least one log has
-        self.pending = 0  # rows that none has yet
-        self.overflowed = 0  # rows that none will have
-        self.left = 0  # at the end: named rows that none has, so their clients still do
+        *self.others, self.last = self.backlogs
+        self.held: list[Batch] = []  # named ones that some of the others lack
+        self.logged = self.pending = self.overflowed = self.left = 0  # rows: see above
 
     def is_failing(self) -> bool:
         return any(backlog.trouble for backlog in self.backlogs)
@@ -116,43 +125,43 @@ class Writer:
         logged: list[Row] = []
         stored: list[Row] = []
         for backlog in self.backlogs:
-            if backlog is self.backlogs[-1]:
+            if backlog is self.last:
                 self.release()
             for batch in backlog.write():
-                batch.written_to += 1
-                if batch.written_to == 1:
+                batch.logs += 1
+                if batch.logs == 1:
                     logged += batch.rows
-                if batch.written_to == len(self.backlogs) and batch.named:
+                if batch.logs == len(self.backlogs) and batch.named:
                     stored += batch.rows
         self.logged += len(logged)
         self.pending -= len(logged)
         return logged, stored
 
     def add(self, batch: Batch) -> None:
-        *others, last = self.backlogs
-        kept = [backlog.add(batch) for backlog in others]
+        """Let a batch wait for its logs: a plain one for all, a named one first for the others."""
         if batch.named:
             self.held.append(batch)
-        elif not last.add(batch) and not any(kept):
+        waits_for = self.others if batch.named else self.backlogs
+        has_room = [backlog.add(batch) for backlog in waits_for]  # each is asked
+        if batch.named or any(has_room):
+            self.pending += len(batch.rows)
+        else:
             self.overflowed += len(batch.rows)
-            return
-        self.pending += len(batch.rows)
 
     def release(self) -> None:
-        """Let go to the last log what all others have."""
-        others = len(self.backlogs) - 1
-        while self.held and self.held[0].written_to == others:
-            self.backlogs[-1].add(self.held.pop(0))
+        """Let what all others have wait for the last log."""
+        while self.held and self.held[0].logs == len(self.others):
+            self.last.add(self.held.pop(0))
 
     def finish(self) -> list[Row]:
         """Write what can be written now, count what cannot; return what a first log has now."""
         for backlog in self.backlogs:
             backlog.retry_at = 0.0
         logged, _ = self.write([])
-        for batch in [*self.held, *self.backlogs[-1].batches]:
-            if batch.named and not batch.written_to:
-                self.left += len(batch.rows)
+        named = [batch for batch in self.held + self.last.batches if batch.named]
+        self.left = sum(len(batch.rows) for batch in named if batch.logs == 0)
         self.overflowed += self.pending - self.left
+        self.pending = 0
         return logged
 
     def summary(self) -> Iterator[str]:

@@ -266,7 +266,7 @@ class Chaos:
             *["--host", "127.0.0.1", "--port", 0],
             *keys,
             *options(*self.paths),
-            timers={"server.writer.RETRY": RESEND},
+            timers={"server.writer.LOG_RETRY": RESEND},
         )
         self.started.append(self.server)
         if self.dice.random() < 0.2:  # killed while it starts

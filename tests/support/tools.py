@@ -105,8 +105,8 @@ def shortened(constant, value):
 class Script:
     """A script of ours that runs, its stdout and stderr in files.
 
-    `timers` gives constants of the modules other values: {"server.writer.RETRY": 0.05}; each has
-    to exist.
+    `timers` gives constants of the modules other values: {"server.writer.LOG_RETRY": 0.05}; each
+    has to exist.
     `setup` is Python that is run after that.
     """
 
