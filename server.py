@@ -35,7 +35,7 @@ try:
 except ModuleNotFoundError:
     sys.exit("server.py: error: the folder dht22 is not beside this file; copy it too")
 from dht22.console import Notices, Parser, Screen, counted, say
-from dht22.datagram import AS_LOGGED, PORT, Named, format_ack, parse, verify
+from dht22.datagram import AS_LOGGED, PORT, Named, parse
 from dht22.keys import print_new_key, read_keys
 from dht22.log.formats import LOGS, Log, Row
 from dht22.server.inbox import BATCH, Broken, Datagram, Inbox, Peer, open_inbox
@@ -58,7 +58,6 @@ class Server:
     screen: Screen
     count: int | None  # readings to log, None without an end
     interval: int | None  # seconds, imposed on named clients; None for their own
-    keys: dict[str, bytes] | None  # by name, None if unsigned readings are taken
     forgets: bool  # without a log that knows names: after a restart duplicates are not known
     refused: Counter[str] = field(default_factory=Counter)
     look_at: float = 0.0  # when to look for drops and silence again (monotonic)
@@ -92,12 +91,12 @@ class Server:
         questions: list[tuple[Peer, Named]] = []
         for datagram, peer in batch:
             address = peer[0].removeprefix("::ffff:")  # how a socket for both shows IPv4
-            if self.keys is None and as_logged(datagram):  # most are: no need to parse
+            if self.senders.keys is None and as_logged(datagram):  # most are: no need to parse
                 rows.append((now, address, "", datagram.decode(), ""))
                 continue
             try:
                 reading, named = parse(datagram)
-                self.authenticate(datagram, named)
+                self.senders.authenticate(datagram, named)
                 if named is None:
                     rows.append((now, address, "", reading, ""))
                     continue
@@ -117,18 +116,6 @@ class Server:
             return "came while the server stood still"
         return ""
 
-    def authenticate(self, datagram: bytes, named: Named | None) -> None:
-        """Raise ValueError unless the datagram is signed as the keys demand."""
-        if self.keys is None:
-            if named and named.mac:
-                raise ValueError("signed, and this server has no --keys")
-        elif not named or not named.mac:
-            raise ValueError("unsigned")
-        elif named.name not in self.keys:
-            raise ValueError("name without a key")
-        elif not verify(datagram, self.keys[named.name]):
-            raise ValueError("wrongly signed")
-
     def write(self, rows: Sequence[Row]) -> list[Row]:
         """Write rows to the logs; return those that a first log has now."""
         written, stored = self.writer.write(rows)
@@ -138,12 +125,9 @@ class Server:
     def answer(self, questions: Sequence[tuple[Peer, Named]]) -> None:
         """Acknowledge each named reading with the highest n of its name that is on the disk."""
         for peer, named in questions:
-            stored = self.senders.named[named.name].stored
-            if not stored:
-                continue  # no reading of that name is on the disk yet
-            key = self.keys[named.name] if self.keys else None
-            answer = format_ack(named.name, stored, self.interval, named.mac, key)
-            self.inbox.answer(answer, peer)
+            answer = self.senders.acknowledgement(named, self.interval)
+            if answer:
+                self.inbox.answer(answer, peer)
         if questions and self.forgets:
             self.forgets = False
             say("without a .csv or .db log, duplicates are known only until this server stops")
@@ -312,7 +296,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         Screen(None if options.quiet else sys.stdout),
         options.count,
         options.interval,
-        keys,
         forgets=not is_recoverable(paths[-1]),
     )
     try:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from dht22.console import Notices, counted
-from dht22.datagram import HIGHEST_N, Named
+from dht22.datagram import HIGHEST_N, Named, format_ack, verify
 from dht22.log.formats import Row
 from dht22.server.recovery import NAMES
 from dht22.silence import is_silent
@@ -62,10 +62,14 @@ class Senders:
     def __init__(
         self,
         recovered: dict[str, int],
-        keys: Container[str] | None,
+        keys: dict[str, bytes] | None,
         notices: Notices,
     ) -> None:
-        """Remember the names in `recovered`, with the highest n of each; with keys only theirs."""
+        """Remember the names in `recovered`, with the highest n of each; with keys only theirs.
+
+        Without keys, which are by name, unsigned readings are taken.
+        """
+        self.keys = keys
         # Without keys anybody can have sent anything: that does not count once there are keys.
         known = {name: n for name, n in recovered.items() if keys is None or name in keys}
         self.named = {name: Sender(n) for name, n in known.items()}
@@ -75,6 +79,18 @@ class Senders:
         used_up = [f"{name} has used up its numbers" for name, n in known.items() if n >= HIGHEST_N]
         if used_up:
             notices.add("used up", f"{listed(used_up)}: give that sensor another name")
+
+    def authenticate(self, datagram: bytes, named: Named | None) -> None:
+        """Raise ValueError unless the datagram is signed as the keys demand."""
+        if self.keys is None:
+            if named and named.mac:
+                raise ValueError("signed, and this server has no --keys")
+        elif not named or not named.mac:
+            raise ValueError("unsigned")
+        elif named.name not in self.keys:
+            raise ValueError("name without a key")
+        elif not verify(datagram, self.keys[named.name]):
+            raise ValueError("wrongly signed")
 
     def take(self, named: Named, address: str, now: float, refusal: str) -> bool:
         """Take a named reading if it is new, and tell whether it is.
@@ -108,6 +124,12 @@ class Senders:
         """Note that named rows are on the disk of every log: they may be acknowledged."""
         for _, _, name, _, n in rows:
             self.named[name].stored = int(n)
+
+    def acknowledgement(self, named: Named, interval: int | None) -> bytes | None:
+        """Return the answer to a named reading, None if nothing of that name is on the disk yet."""
+        stored = self.named[named.name].stored
+        key = self.keys[named.name] if self.keys else None
+        return format_ack(named.name, stored, interval, named.mac, key) if stored else None
 
     def hear(self, rows: Sequence[Row], now: float) -> None:
         """Note who sent rows."""
