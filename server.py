@@ -23,7 +23,9 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports just ends the script
 
 import argparse
+import errno
 import os
+import shlex
 import sys
 import time
 from collections import Counter
@@ -45,6 +47,8 @@ from dht22.server.writer import Writer
 from dht22.stop import Stop
 
 DEFAULT_LOGS = ["datalog.txt", "datalog.csv"]
+# Byte order mark and CRLF, which editors on Windows put into a log.
+TAKE_OFF = r"sed -i '1s/^\xef\xbb\xbf//; s/\r$//'"
 
 
 @dataclass
@@ -264,6 +268,8 @@ def open_logs(parser: Parser, paths: Sequence[str]) -> tuple[list[Log], dict[str
         remedy = "give another file as --log"
         if isinstance(error, PermissionError) and os.path.exists(path):
             remedy = f"if it is from a start with sudo: sudo chown $USER {path}; or {remedy}"
+        elif error.errno == errno.EILSEQ:
+            remedy = f"take that off: {TAKE_OFF} {shlex.quote(path)}; or {remedy}"
         elif isinstance(error, FileNotFoundError):
             remedy = f"make its folder: mkdir -p {os.path.dirname(path)}; or {remedy}"
         parser.fail(f"cannot log to {path} ({error.strerror}); {remedy}")

@@ -365,7 +365,7 @@ def short_run(folder, logs, disturbed, call="", inject=None):
         for name in (log, f"{log}-wal", f"{log}-shm", f"{log}-journal")
     ]
     if disturbed == "client":
-        paths = [folder / "s1.spool", folder / "s1.spool.new"]
+        paths = [folder / "s1.spool", folder / ".s1.spool.dht22-new"]
     prefix = strace(folder, call or CALLS, () if call else paths, inject)
     acknowledged, early, started, ended = {}, [], [], []
     collected = collect(acknowledged)

@@ -132,6 +132,39 @@ def test_a_foreign_file_is_refused_untouched(tmp_path, ending, there):
 
 
 @pytest.mark.parametrize(
+    "ending, there, windows",
+    [
+        (".csv", b"\xef\xbb\xbf" + HEADER.encode(), r"byte order mark b'\xef\xbb\xbf'"),
+        (".csv", HEADER.replace("\n", "\r\n").encode(), r"line end b'\r\n'"),
+        (".csv", f"{HEADER}{PLAIN}\r\n".encode(), r"line end b'\r\n'"),
+        (".csv", f"{HEADER}{NAMED}\r\n{PLAIN}".encode(), r"line end b'\r\n'"),
+        (
+            ".csv",
+            f"\ufeff{HEADER}{NAMED}\n".replace("\n", "\r\n").encode(),
+            r"byte order mark b'\xef\xbb\xbf' and the line end b'\r\n'",
+        ),
+        (".txt", b"\xef\xbb\xbf74.3,25.7\n", r"byte order mark b'\xef\xbb\xbf'"),
+    ],
+)
+def test_what_an_editor_on_windows_put_into_a_log_is_shown_and_the_command_takes_it_off(
+    script, tmp_path, ending, there, windows
+):
+    path = tmp_path / f"my log{ending}"
+    path.write_bytes(there)
+    running = script("server", "--port", 0, "--log", path.name)
+    assert running.wait() == 1
+    error = f"cannot log to {path.name} (an editor has put the {windows} into it); take that off: "
+    assert error in running.err and running.err.count("\n") == 1
+    assert path.read_bytes() == there
+    command = running.err.partition("take that off: ")[2].partition("; or give")[0]
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+    said = []
+    formats.LOGS[ending](str(path), said.append)
+    assert path.read_bytes().startswith(there.lstrip(b"\xef\xbb\xbf").replace(b"\r\n", b"\n"))
+    assert len(said) == (not there.endswith(b"\n")), "nothing else was to be mended"
+
+
+@pytest.mark.parametrize(
     "table",
     [
         "milk (litres)",
@@ -295,6 +328,41 @@ def test_a_failed_append_or_flush_leaves_nothing(tmp_path, monkeypatch, log):
     assert path.read_bytes() == log + b"50.0,20.0\n"
 
 
+def test_on_macos_the_drive_itself_is_asked_to_write(tmp_path, monkeypatch):
+    """There fsync leaves it in the drive's cache. Not every file system knows the request."""
+    log = formats.TextLog(str(tmp_path / "log.txt"), print)
+    asked, synced, knows = [], [], True
+
+    def ask(fd, request):
+        asked.append((fd, request))
+        if not knows:
+            raise OSError(45, "Operation not supported")
+
+    monkeypatch.setattr(linefile.fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(linefile.fcntl, "fcntl", ask)
+    monkeypatch.setattr(linefile.os, "fsync", synced.append)
+    log.append([ROW])
+    log.flush()
+    fd = log.file.file.fileno()
+    assert (asked, synced) == ([(fd, 51)], [])
+    knows = False
+    log.flush()
+    assert (asked, synced) == ([(fd, 51)] * 2, [fd])
+    database = formats.DbLog(str(tmp_path / "log.db"), print)
+    assert database.connection.execute("PRAGMA fullfsync").fetchone() == (1,)
+
+
+def test_a_file_of_the_users_beside_a_log_is_left_alone(tmp_path):
+    path, mine = tmp_path / "log.csv", tmp_path / "log.csv.new"
+    path.write_text(PLAIN + "\n")
+    mine.write_text("my own notes\n")
+    formats.CsvLog(str(path), print)
+    assert path.read_text() == HEADER + PLAIN + "\n"
+    assert mine.read_text() == "my own notes\n"
+    assert recovery.recover(str(path)) == {}
+    assert sorted(os.listdir(tmp_path)) == ["log.csv", "log.csv.new"]
+
+
 @pytest.mark.parametrize("nuls", [1, 100, 490, 508, 511, 512, 513, 1024, 4096, 70_000])
 def test_nuls_at_the_end_of_a_log(tmp_path, nuls):
     path = tmp_path / "log.csv"
@@ -315,7 +383,7 @@ def test_a_header_that_is_put_back_keeps_the_mode_and_follows_no_link(tmp_path):
     path.write_text(PLAIN + "\n")
     path.chmod(0o640)
     other.write_text("mine")
-    (tmp_path / "log.csv.new").symlink_to(other)
+    (tmp_path / ".log.csv.dht22-new").symlink_to(other)
     formats.CsvLog(str(path), print)
     assert path.read_text() == HEADER + PLAIN + "\n"
     assert path.stat().st_mode & 0o777 == 0o640

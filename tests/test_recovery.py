@@ -184,3 +184,30 @@ def test_of_too_many_names_the_latest_are_known_and_the_others_refused(server, t
         "duplicates 3 + refused 2 " in running.err
         and "\nrefused 2: too many names\n" in running.err
     )
+
+
+def test_a_rotated_log_that_went_through_an_editor_on_windows_is_known(server, tmp_path):
+    row = "2026-11-21T10:00:02.123Z,fe80::1,kitchen,74.3,-5.7,1763719202123456\n"
+    content = "\ufeff" + (HEADER + row).replace("\n", "\r\n")
+    (tmp_path / "datalog.csv.1").write_bytes(content.encode())
+    running = server("--quiet")
+    question = b"74.3,-5.7,kitchen,1763719202123456,0.000"
+    assert ask(running.port, question) == [b"ack,kitchen,1763719202123456,"]
+    assert running.stop() == 0
+    assert (tmp_path / "datalog.csv").read_text() == HEADER, "it is a duplicate"
+
+
+def test_a_database_that_was_filled_with_a_csv_is_known(server, tmp_path):
+    """SQLite's `.import` puts empty texts where there is nothing between two commas."""
+    rows = ["'','77.9','12.8',''", "'kitchen','77.9','12.8','1763719202123456'"]
+    assert server("--log", "a.db").stop() == 0
+    with sqlite3.connect(tmp_path / "a.db") as database:
+        for row in rows:
+            values = f"'2026-11-14T06:58:29.147Z','192.168.1.9',{row}"
+            database.execute(f"INSERT INTO reading VALUES ({values})")
+    database.close()
+    running = server("--log", "a.db", "--quiet")
+    question = b"77.9,12.8,kitchen,1763719202123456,0.000"
+    assert ask(running.port, question) == [b"ack,kitchen,1763719202123456,"]
+    assert running.stop() == 0
+    assert "1 duplicate" in running.err and "Traceback" not in running.err

@@ -239,7 +239,7 @@ def test_what_is_written_is_synced_before_it_counts(path, said, monkeypatch):
 
 def test_no_link_is_followed_and_nobody_else_can_read_the_new_file(path, tmp_path):
     (tmp_path / "victim").write_text("precious")
-    os.symlink("victim", path + ".new")
+    os.symlink("victim", tmp_path / ".kitchen.spool.dht22-new")
     write(path, 2, *range(6))
     spool = Spool(path)
     queue, n, _ = spool.load()

@@ -53,7 +53,7 @@ READING = WHOLE["humidity"] + b"," + WHOLE["temperature"]
 NAMED = rb"(%b),%b,(%b)" % (WHOLE["name"], READING, WHOLE["n"])  # two groups: name and n
 PLAIN = rb"," + READING + rb","
 ROW = WHOLE["time"] + b"," + WHOLE["client"] + rb",(?:" + PLAIN + b"|" + NAMED + b")"
-NAMED_ROW = re.compile(rb"Z,[^,\n]*," + NAMED + rb"\n")  # in a block of rows, for a quick search
+NAMED_ROW = re.compile(rb"Z,[^,\n]*," + NAMED + rb"\r?\n")  # in a block of rows, for a quick search
 NOT_A_ROW = "not a row as the server writes it"
 CSV_HEADER = ",".join(COLUMNS).encode() + b"\n"
 
@@ -201,6 +201,7 @@ class DbLog:
                 raise
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = FULL")
+        execute("PRAGMA fullfsync = ON")  # for macOS, as `sync` in linefile
         execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         execute(f"PRAGMA journal_size_limit = {WAL_PAGES * 4096}")
         with self.transaction():

@@ -25,6 +25,7 @@ Warn = Callable[[str], None]
 # follows the last line end; and how many nuls follow that. A power cut can leave both.
 Ends = namedtuple("Ends", "has_lines first last tail nuls")
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LONGEST_LINE = 2 * LIMIT  # bytes; no line of ours is longer
 
 
@@ -49,6 +50,7 @@ class LineFile:
         self.path = path
         self.warn = warn
         self.header = header
+        self.title = header.rstrip(b"\n")
         self.is_ours = is_ours
         self.whole_pattern = whole
         self.torn_pattern = torn
@@ -64,9 +66,8 @@ class LineFile:
         try:
             lock(file)
             found = ends(file)
-            lacks_header = self.lacks_header(found)
-            self.refuse_foreign(found, lacks_header)
-            if lacks_header:
+            self.refuse_foreign(found)
+            if self.lacks_header(found):
                 self.put_header_back(file)
                 file.close()
                 return self.open()
@@ -77,6 +78,31 @@ class LineFile:
             file.close()
             raise
         return file
+
+    def refuse_foreign(self, found: Ends) -> None:
+        """Raise OSError if a file with these ends is not ours."""
+        for line in (found.first, found.last) if found.has_lines else ():
+            if self.is_line(line):
+                continue
+            if self.is_line(without_windows(line)):
+                raise OSError(errno.EILSEQ, f"an editor has put {windows_bytes(line)} into it")
+            if self.header and line is found.first:
+                raise OSError(errno.EINVAL, f"its first line is not {self.title.decode()}")
+            raise foreign("a line in it is", line)
+        if not self.is_tail(found):
+            raise foreign("it ends in", found.tail)
+
+    def is_line(self, line: bytes) -> bool:
+        """Tell whether this is the header or a line of ours."""
+        return bool((self.header and line == self.title) or self.is_ours(line))
+
+    def is_tail(self, found: Ends) -> bool:
+        """Tell whether what follows the last line end can be what a crash left of our last line."""
+        if self.whole_pattern.fullmatch(found.tail):
+            return True
+        if self.header and not found.has_lines:  # the header is torn, or the file is empty
+            return self.title.startswith(found.tail)
+        return bool(self.torn_pattern.fullmatch(found.tail))
 
     def lacks_header(self, found: Ends) -> bool:
         """Tell whether a file that should begin with the header begins with a row."""
@@ -90,26 +116,6 @@ class LineFile:
         rows = iter(lambda: file.read(1 << 20), b"")
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         replace(self.path, chain([self.header], rows), mode).close()
-
-    def refuse_foreign(self, found: Ends, lacks_header: bool) -> None:
-        """Raise OSError if a file with these ends is not ours."""
-        title = self.header.rstrip(b"\n")
-        if found.has_lines:
-            if title and found.first != title and not lacks_header:
-                raise OSError(errno.EINVAL, f"its first line is not {title.decode()}")
-            for line in found.first, found.last:
-                if line + b"\n" != self.header and not self.is_ours(line):
-                    raise foreign("a line in it is", line)
-        if found.has_lines or lacks_header or not title:
-            ends_well = self.is_tail(found.tail)
-        else:
-            ends_well = title.startswith(found.tail)  # the header is torn, or the file is empty
-        if not ends_well:
-            raise foreign("it ends in", found.tail)
-
-    def is_tail(self, tail: bytes) -> bool:
-        """Tell whether this is a line of ours without its line end, or the beginning of one."""
-        return bool(self.whole_pattern.fullmatch(tail) or self.torn_pattern.fullmatch(tail))
 
     def repair(self, file: FileIO, found: Ends) -> None:
         """Complete a tail that lacks only its line end; cut off one that is torn."""
@@ -149,7 +155,7 @@ class LineFile:
     def flush(self) -> None:
         """Put what was appended on the disk; raise OSError, and the last append is undone."""
         try:
-            os.fsync(self.file.fileno())
+            sync(self.file)
         except OSError:  # Linux has dropped the pages: without a new write they would be lost
             self.roll_back()
             raise
@@ -190,6 +196,18 @@ def ends(file: FileIO) -> Ends:
     return Ends(True, first, lines[-1], tail, size - end)
 
 
+def without_windows(line: bytes) -> bytes:
+    """Return a line without what editors on Windows put into a file."""
+    return line.removeprefix(BYTE_ORDER_MARK).removesuffix(b"\r")
+
+
+def windows_bytes(line: bytes) -> str:
+    """Return what an editor on Windows has put into this line, as it is shown."""
+    mark = "the byte order mark " + ascii(BYTE_ORDER_MARK) if line[:3] == BYTE_ORDER_MARK else ""
+    line_end = "the line end " + ascii(b"\r\n") if line.endswith(b"\r") else ""
+    return " and ".join(filter(None, [mark, line_end]))
+
+
 def foreign(where: str, line: bytes) -> OSError:
     return OSError(errno.EINVAL, f"not a file of ours: {where} {line[:60]!a}")
 
@@ -199,7 +217,8 @@ def replace(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> BufferedWr
 
     Raise OSError, and nothing of it is left behind.
     """
-    new = path + ".new"
+    folder, name = os.path.split(path)
+    new = os.path.join(folder, f".{name}.dht22-new")  # a name that no user gives a file of his own
     with suppress(FileNotFoundError):
         os.unlink(new)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # follows no link
@@ -208,7 +227,7 @@ def replace(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> BufferedWr
         lock(file)  # before anybody finds it at the path
         file.writelines(pieces)
         file.flush()
-        os.fsync(file.fileno())
+        sync(file)
         os.replace(new, path)
     except OSError:
         with suppress(OSError):
@@ -218,6 +237,15 @@ def replace(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> BufferedWr
         raise
     sync_folder(path)
     return file
+
+
+def sync(file: IOBase) -> None:
+    """Put on the disk what was written; raise OSError."""
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS, where fsync leaves it in the drive's own cache
+        with suppress(OSError):  # a file system that does not know this, as on a network
+            fcntl.fcntl(file.fileno(), fcntl.F_FULLFSYNC)
+            return
+    os.fsync(file.fileno())
 
 
 def sync_folder(path: str) -> None:

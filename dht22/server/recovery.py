@@ -77,10 +77,14 @@ def blocks(file: BufferedIOBase) -> Iterator[bytes]:
 
 
 def recover_db(path: str, progress: Progress) -> Iterator[tuple[str, int]]:
-    """Yield names with their highest n from a database."""
+    """Yield names with their highest n from a database.
+
+    One that was filled with `.import` of SQLite has empty texts where ours has NULL.
+    """
     with closing(open_for_reading(path)) as database:
         yield from database.execute(
-            "SELECT name, max(n) FROM reading WHERE name IS NOT NULL GROUP BY name ORDER BY max(n)"
+            "SELECT name, max(n) FROM reading WHERE name != '' AND typeof(n) = 'integer'"
+            " GROUP BY name ORDER BY max(n)"
         )
 
 
