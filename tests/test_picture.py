@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 import struct
 import time
 from datetime import timezone
@@ -85,6 +86,61 @@ def test_the_legend_covers_no_data(tmp_path, width, sensors, length):
     assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
     looks = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines[::3]}
     assert len(looks) == sensors
+
+
+# A line of more readings than a picture can show
+
+
+def plain_thinned(readings, width):
+    """The definition, word by word: (ms, value, whether a gap is before it) in columns of ms."""
+    columns = {}
+    for place, (ms, value, _) in enumerate(readings):
+        columns.setdefault(ms // width, []).append((value, place))
+    kept = set()
+    for column in columns.values():
+        values = [value for value, _ in column if value == value]
+        kept |= {column[0][1], column[-1][1]}
+        for extreme in {min(values), max(values)} if values else set():
+            kept.add(next(place for value, place in column if value == extreme))
+    line, before = [], None
+    for place in sorted(kept):
+        ms, value, _ = readings[place]
+        if before is not None and any(gap for *_, gap in readings[before + 1 : place + 1]):
+            line.append((ms, None))
+        line.append((ms, value if value == value else None))
+        before = place
+    return line
+
+
+def thinned(readings, width):
+    times, values, gap = (numpy.array(each) for each in zip(*readings))
+    shown = picture.thinned(times.astype("datetime64[ms]"), values, gap, width / 1000)
+    times, values = shown[0].astype("int64").tolist(), shown[1].tolist()
+    return [(time, value if value == value else None) for time, value in zip(times, values)]
+
+
+@pytest.mark.parametrize("width", [1, 7, 500, 10**6])
+def test_first_lowest_highest_and_last_of_each_column(width):
+    chance = random.Random(width)
+    readings, ms = [], 1_795_255_202_123
+    for _ in range(3000):
+        gap = chance.random() < 0.01
+        ms += chance.randrange(1000 if gap else 3)
+        value = math.nan if chance.random() < 0.01 else round(chance.gauss(20, 1), 1)
+        readings.append((ms, value, gap))
+    shown = thinned(readings, width)
+    assert shown == plain_thinned(readings, width)
+    assert len(shown) <= 5 * (1 + (readings[-1][0] - readings[0][0]) // width + 1)
+    values = [value for _, value, _ in readings if value == value]
+    drawn = [value for _, value in shown if value is not None]
+    assert (min(drawn), max(drawn)) == (min(values), max(values))
+
+
+@pytest.mark.parametrize("value", [20.5, math.nan])
+def test_a_line_of_one_reading_or_none(value):
+    assert thinned([(5, value, False)], 10) == [(5, value if value == value else None)]
+    nothing = numpy.array([], "datetime64[ns]"), numpy.array([]), numpy.array([], bool)
+    assert [len(each) for each in picture.thinned(*nothing, 1.0)] == [0, 0]
 
 
 # Many sensors are a map

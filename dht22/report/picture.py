@@ -12,6 +12,7 @@ from dht22.report.figures import ACCURACY, GAP, UNITS, UTC, Zone
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy import ndarray
     from pandas import DataFrame, Timestamp
 
     Period = tuple[Timestamp, Timestamp]  # the first and last time to be shown
@@ -23,6 +24,33 @@ LINES = 12  # sensors; more lines than these cannot be told apart
 ROWS = 300  # sensors in a map
 SUSPICIOUS = [f"suspicious_{quantity}" for quantity in ACCURACY]  # columns
 CELLS = 400  # of a map, from left to right
+
+
+def thinned(times: ndarray, values: ndarray, gap: ndarray, width: float) -> tuple[ndarray, ndarray]:
+    """Return the times and values that a picture can show of a line, its columns `width` s wide.
+
+    Of each column of pixels these are the first, lowest, highest and last reading, so that no
+    spike is lost. Where a gap is passed the line is broken by a NaN. `times` (datetime64) are
+    sorted, `gap` tells which readings come after a gap. The columns are counted from 1970: a line
+    that grows at its end keeps the points that it had.
+    """
+    import numpy
+
+    if not len(times):
+        return times, values
+    column: ndarray = times.astype("datetime64[ns]").astype("int64") // max(1, round(width * 1e9))
+    first: ndarray = numpy.append(0, numpy.flatnonzero(numpy.diff(column)) + 1)
+    beyond: ndarray = numpy.append(first[1:], len(column))  # the first of the next column
+    kept = [first, beyond - 1]
+    for extreme in numpy.fmin, numpy.fmax:
+        reached = values == numpy.repeat(extreme.reduceat(values, first), beyond - first)
+        places: ndarray = numpy.flatnonzero(reached)
+        # Of those that are as low, or as high, the first
+        kept.append(places[numpy.diff(column[places], prepend=-1) > 0])
+    shown: ndarray = numpy.unique(numpy.concatenate(kept))
+    times, values = times[shown], values[shown].astype(float)
+    broken: ndarray = numpy.flatnonzero(numpy.diff(numpy.cumsum(gap)[shown])) + 1
+    return numpy.insert(times, broken, times[broken]), numpy.insert(values, broken, numpy.nan)
 
 
 def draw(sensors: dict[str, DataFrame], zone: Zone = UTC) -> Figure:
