@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from support.brokers import FAST, Mosquitto, Subscriber
-from support.numbered import NUMBERED, QUICK
+from support.numbered import QUICK, numbered
 from support.tools import ATTIC, DEADLINE, KITCHEN, Script, missing, write_keys
 
 # What a script starts with & ignores SIGINT, and so would all that the tests start.
@@ -58,21 +58,15 @@ def desktop():
 def sensor(script, tmp_path):
     """Start a named client whose readings are numbered; `.read()` is what it has read so far."""
 
-    def start(port, *argv, name="kitchen", host="127.0.0.1", first=0, setup="", **keywords):
+    def start(
+        port, *argv, name="kitchen", host="127.0.0.1", first=0, timers=None, setup="", **keywords
+    ):
         notes = tmp_path / f"notes{first}"
         started = script(
-            "client",
-            host,
-            "--port",
-            port,
-            "--driver",
-            "simulated",
-            "--name",
-            name,
-            "--spool",
-            tmp_path / f"{name}{first}.spool",
-            *argv,
-            setup=QUICK + NUMBERED.format(first=first, notes=str(notes)) + setup,
+            *["client", host, "--port", port, "--driver", "simulated"],
+            *["--name", name, "--spool", tmp_path / f"{name}{first}.spool", *argv],
+            timers={**QUICK, **(timers or {})},
+            setup=numbered(notes, first) + setup,
             **keywords,
         )
         started.read = lambda: started.out.splitlines()

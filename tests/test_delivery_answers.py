@@ -9,7 +9,7 @@ from dht22 import datagram
 from dht22.datagram import N_RANGE, format_ack, format_named, parse
 from support.tools import ATTIC, KITCHEN, lines, until, write_keys
 
-QUICK = "from dht22.pi import delivery; delivery.RESEND = 0.03; delivery.RESEND_MOST = 0.03, 0.03\n"
+QUICK = {"pi.delivery.RESEND": 0.03, "pi.delivery.RESEND_MOST": (0.03, 0.03)}
 START = 1795255202000000
 
 
@@ -58,7 +58,7 @@ def wrong_answers(name, n, mac, old, key):
 def test_a_client_with_a_key_believes_only_the_answer_to_its_question(desktop, client, tmp_path):
     pi = write_keys(tmp_path / "pi", ("kitchen", KITCHEN))
     cases = list(wrong_answers("kitchen", START, b"1" * 32, b"ack,kitchen,1,,0", KITCHEN))
-    running = client("--interval", 0.01, "--count", len(cases) + 1, "--key", pi, setup=QUICK)
+    running = client("--interval", 0.01, "--count", len(cases) + 1, "--key", pi, timers=QUICK)
     old, before = b"", 0
     for case in ["none before the first", *cases]:
         question, peer = desktop.recvfrom(300)
@@ -92,8 +92,8 @@ def test_the_answer_to_any_of_the_last_16_sends_is_taken_and_to_no_earlier_one(
     desktop, client, tmp_path
 ):
     pi = write_keys(tmp_path / "pi", ("kitchen", KITCHEN))
-    setup = QUICK + "delivery.RESEND_MOST = 0.04, 0.04\n"
-    running = client("--count", 1, "--key", pi, setup=setup)
+    timers = {**QUICK, "pi.delivery.RESEND_MOST": (0.04, 0.04)}
+    running = client("--count", 1, "--key", pi, timers=timers)
     sends = []
     while len(sends) < 20:
         question, peer = desktop.recvfrom(300)
@@ -122,7 +122,7 @@ LAST_N = N_RANGE[1] - 10**6
 
 @pytest.mark.parametrize("last", [LAST_N + 1, N_RANGE[1] - 1, 9999999999999999])
 def test_an_answer_that_no_n_could_follow_is_ignored(desktop, client, last):
-    running = client("--count", 1, "--name", "kitchen", setup=QUICK)
+    running = client("--count", 1, "--name", "kitchen", timers=QUICK)
     question, peer = desktop.recvfrom(300)
     n = parse(question)[1].n
     desktop.sendto(format_ack("kitchen", last, None), peer)
@@ -137,8 +137,9 @@ def test_an_answer_that_no_n_could_follow_is_ignored(desktop, client, last):
 @pytest.mark.parametrize("last", [LAST_N - 10**6, LAST_N - 1, LAST_N])
 def test_at_the_last_n_nothing_is_sent_and_the_readings_are_kept(desktop, client, tmp_path, last):
     """The server has a reading with an n this high, a stranger's perhaps."""
-    setup = QUICK + "delivery.random.randint = lambda first, last: last\n"
-    running = client("--interval", 0.05, "--name", "kitchen", setup=setup)
+    argv = "--interval", 0.05, "--name", "kitchen"
+    last_draw = "import random; random.randint = lambda first, last: last"
+    running = client(*argv, timers=QUICK, setup=last_draw)
     question, peer = desktop.recvfrom(300)
     desktop.sendto(format_ack("kitchen", last, None), peer)
     if last == LAST_N - 10**6:

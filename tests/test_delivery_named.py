@@ -18,8 +18,19 @@ from dht22.pi import delivery
 from dht22.pi.link import Link
 from dht22.pi.spool import Spool
 from dht22.stop import Stop
-from support.numbered import HEADER, free_port, logged, rows, size
-from support.tools import DEADLINE, lines, missing, needs, needs_namespaces, send, until, waited
+from support.made import HEADER
+from support.numbered import logged, rows, size, taken
+from support.tools import (
+    DEADLINE,
+    free_port,
+    lines,
+    missing,
+    needs,
+    needs_namespaces,
+    send,
+    until,
+    waited,
+)
 
 A_YEAR_BACK = "import time; true = time.time; time.time = lambda: true() - 365 * 86400\n"
 NO_CLOCK = (
@@ -36,6 +47,18 @@ def answer_takes(port):
             sock.sendto(b"50.0,20.0,other,%d,0.000" % n, ("127.0.0.1", port))
             sock.recv(300)
     return (time.monotonic() - start) / 50
+
+
+ANOTHER_BOOT = """
+from dht22.pi import delivery, spool
+spool.boot_id = delivery.boot_id = lambda: "0ea-1"
+"""
+JUST_BOOTED = """
+import time
+from dht22.pi import spool
+begun = time.monotonic()
+spool.boottime = lambda: time.monotonic() - begun
+"""
 
 
 # The server away, and back
@@ -68,8 +91,8 @@ def test_what_was_read_while_the_server_was_away_is_delivered_on_its_right_time(
     late_at_most = 0.050 + waited(running)
     delivered = rows(tmp_path / "datalog.csv")
     assert [row.reading for row in delivered] == read == lines(tmp_path / "datalog.txt")
-    read_at = dict(line.split() for line in lines(tmp_path / "notes0"))
-    late = max(abs(row.time - float(read_at[row.reading])) for row in delivered)
+    read_at = taken(tmp_path / "notes0", clock=2)
+    late = max(abs(row.time - read_at[row.reading]) for row in delivered)
     answer = answer_takes(port)
     print(
         f"{took * 1000:.1f} ms a reading, an answer takes {answer * 1000:.1f} ms;"
@@ -85,9 +108,7 @@ def test_after_a_new_start_of_the_pi_the_time_is_as_right_as_its_clock_which_is_
     sensor, server, tmp_path, clock
 ):
     port = free_port()
-    before = sensor(
-        port, "--interval", 0.01, setup="spool.boot_id = delivery.boot_id = lambda: '0ea-1'\n"
-    )
+    before = sensor(port, "--interval", 0.01, setup=ANOTHER_BOOT)
     until(lambda: len(before.read()) >= 20)
     assert before.stop() == 0
     after = sensor(
@@ -96,8 +117,7 @@ def test_after_a_new_start_of_the_pi_the_time_is_as_right_as_its_clock_which_is_
         0.01,
         "--count",
         10,
-        setup=clock
-        + "begun = time.monotonic(); spool.boottime = lambda: time.monotonic() - begun\n",
+        setup=clock + JUST_BOOTED,
     )
     after.says(
         "^readings wait from before the Pi's last start: "
@@ -107,17 +127,17 @@ def test_after_a_new_start_of_the_pi_the_time_is_as_right_as_its_clock_which_is_
     running = server("--quiet", port=port)
     assert after.wait() == 0
     late = 0.05 + waited(running)
-    read_at = dict(line.split() for line in lines(tmp_path / "notes0"))
+    read_at = taken(tmp_path / "notes0", clock=2)
     delivered = rows(tmp_path / "datalog.csv")
     assert [row.reading for row in delivered] == before.read() + after.read()
-    started = float(read_at[after.read()[0]])  # a moment later, when it first read
+    started = read_at[after.read()[0]]  # a moment later, when it first read
     for number, row in enumerate(delivered):
         if clock and number < len(before.read()):
             assert started - 0.5 < row.time < started + late, (
                 "at this start: that they are older is all that is known"
             )
         else:
-            assert abs(row.time - float(read_at[row.reading])) < late
+            assert abs(row.time - read_at[row.reading]) < late
 
 
 # Two clients, a lost spool, a shared one
@@ -197,7 +217,7 @@ def test_forged_answers_cost_neither_disk_nor_network(sensor, desktop, tmp_path)
     client = sensor(
         desktop.getsockname()[1],
         *["--interval", 0.01],
-        setup="delivery.RESEND = 0.2; delivery.RESEND_MOST = 10, 10\n",
+        timers={"pi.delivery.RESEND": 0.2, "pi.delivery.RESEND_MOST": (10, 10)},
     )
     question, peer = desktop.recvfrom(300)
     until(lambda: size(tmp_path / "kitchen0.spool"))
@@ -300,7 +320,7 @@ def test_an_answer_from_another_address_of_the_desktop_is_taken(sensor, server, 
         "--count",
         5,
         host="127.0.0.2",
-        setup="delivery.RESEND = 60\n",
+        timers={"pi.delivery.RESEND": 60},
     )
     assert client.wait() == 0
     assert logged(tmp_path / "datalog.csv")[1:] == client.read()
@@ -366,7 +386,7 @@ def test_a_later_silence_has_the_patience_of_one_who_was_answered(sensor, deskto
     client = sensor(
         desktop.getsockname()[1],
         *["--interval", 0.05],
-        setup="delivery.FIRST_SILENCE = 30; delivery.SILENCE = 0.5\n",
+        timers={"pi.delivery.FIRST_SILENCE": 30, "pi.delivery.SILENCE": 0.5},
     )
     question, peer = desktop.recvfrom(300)
     desktop.sendto(format_ack("kitchen", parse(question)[1].n + ahead, None), peer)
@@ -378,7 +398,7 @@ def test_a_later_n_is_an_answer_too(sensor, desktop):
     client = sensor(
         desktop.getsockname()[1],
         *["--interval", 0.05],
-        setup="delivery.FIRST_SILENCE = delivery.SILENCE = 2\n",
+        timers={"pi.delivery.FIRST_SILENCE": 2, "pi.delivery.SILENCE": 2},
     )
     end = time.monotonic() + 3
     while time.monotonic() < end:
@@ -483,19 +503,26 @@ def test_while_all_is_acknowledged_nothing_is_written(script, desktop, tmp_path)
     assert running.count("sendto(") >= 999
 
 
+SLOW = """
+import time
+from dht22.pi import sensor
+
+def read():
+    time.sleep(0.2)
+    return 50.0, 20.0
+
+driver = sensor.Driver("simulated", "", read, 1, 0.0, made_up=True)
+sensor.DRIVERS["simulated"] = lambda *_: driver
+"""
+
+
 def test_an_answer_that_came_while_the_sensor_was_read_is_taken_first(sensor, desktop, tmp_path):
     """The sensor is read without a pause, and longer than the first timeout."""
-    slow = "read = lambda: time.sleep(0.2) or (50.0, 20.0)\n"
     client = sensor(
         desktop.getsockname()[1],
-        "--interval",
-        0,
-        "--count",
-        6,
-        setup="delivery.RESEND = 0.1\n"
-        + slow
-        + "driver = room.Driver('simulated', '', read, 1, 0.0, made_up=True)\n"
-        + "room.DRIVERS['simulated'] = lambda *_: driver\n",
+        *["--interval", 0, "--count", 6],
+        timers={"pi.delivery.RESEND": 0.1},
+        setup=SLOW,
     )
     first, numbers = time.time(), []
     desktop.settimeout(0.1)
@@ -513,13 +540,16 @@ def test_an_age_is_that_of_the_moment_when_it_is_sent(sensor, desktop):
     """After a while without an answer the name is resolved anew, which takes its time."""
     client = sensor(
         desktop.getsockname()[1],
-        "--interval",
-        5,
+        *["--interval", 5],
+        timers={
+            "pi.delivery.FIRST_SILENCE": 0.3,
+            "pi.delivery.SILENCE": 0.3,
+            "pi.link.LOOK_UP": 0.1,
+            "pi.link.LOOK_UP_REST": 0,
+        },
         setup="""
-delivery.FIRST_SILENCE = delivery.SILENCE = 0.3
+import time
 from dht22.pi import link
-link.LOOK_UP = 0.1
-link.LOOK_UP_REST = 0
 resolve = link.resolve
 link.resolve = lambda *name: time.sleep(0.4) or resolve(*name)
 """,

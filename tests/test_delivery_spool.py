@@ -10,8 +10,8 @@ import pytest
 
 from dht22.datagram import format_ack, parse
 from dht22.pi.spool import Spool, Waiting, boot_id
-from support.numbered import free_port, logged, size
-from support.tools import inside_of, lines, needs, until, with_small_disk
+from support.numbered import logged, size, taken
+from support.tools import free_port, inside_of, lines, needs, until, with_small_disk
 
 
 @pytest.mark.parametrize(
@@ -147,10 +147,10 @@ def test_at_the_end_a_spool_that_could_not_be_written_is_tried_once_more(sensor,
     client = sensor(
         free_port(),
         *["--interval", 0.01],
+        timers={"pi.spool.RETRY": 60},
         setup="""
-import os
 from dht22.log import linefile
-spool.RETRY = 60
+from dht22.pi import delivery
 write, full = linefile.LineFile.append, True
 
 def append(self, lines):
@@ -179,7 +179,7 @@ delivery.NamedSender.close = freed
 
 def test_past_its_bound_the_queue_drops_the_oldest_and_says_so(sensor, server, tmp_path):
     port = free_port()
-    client = sensor(port, "--interval", 0.002, "--count", 300, setup="delivery.QUEUE = 50\n")
+    client = sensor(port, "--interval", 0.002, "--count", 300, timers={"pi.delivery.QUEUE": 50})
     until(lambda: len(client.read()) == 300)
     client.says("^more than 50 readings wait: the oldest are dropped")
     server("--quiet", port=port)
@@ -192,7 +192,7 @@ def test_past_its_bound_the_queue_drops_the_oldest_and_says_so(sensor, server, t
 
 
 def test_an_n_is_for_one_reading_only_whatever_is_dropped(sensor, desktop):
-    client = sensor(desktop.getsockname()[1], "--interval", 0.01, setup="delivery.QUEUE = 5\n")
+    client = sensor(desktop.getsockname()[1], "--interval", 0.01, timers={"pi.delivery.QUEUE": 5})
     questions = [parse(desktop.recv(300)) for _ in range(20)]
     client.stop()
     readings = {(named.n, reading) for reading, named in questions}
@@ -250,13 +250,13 @@ def test_killed_while_the_spool_is_rewritten(sensor, server, tmp_path, kill):
     port = free_port()
     killed = sensor(
         port,
-        "--interval",
-        0.002,
-        setup=f"import os; die = lambda: os.kill(os.getpid(), 9)\n"
-        f"delivery.QUEUE = 50\nspool.LONG = 100\n{kill}\n",
+        *["--interval", 0.002],
+        timers={"pi.delivery.QUEUE": 50, "pi.spool.LONG": 100},
+        setup="import os; from dht22.pi import spool; die = lambda: os.kill(os.getpid(), 9)\n"
+        + kill,
     )
     assert killed.wait() == -signal.SIGKILL
-    read = [line.split()[0] for line in lines(tmp_path / "notes0")]
+    read = list(taken(tmp_path / "notes0"))
     assert len(read) > 50, "the oldest were dropped"
     server("--quiet", port=port)
     again = sensor(port, "--count", 1)

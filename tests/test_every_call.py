@@ -1,19 +1,15 @@
 """The server and the client, disturbed at every call that they make to the system."""
 
-import random
 import re
 import signal
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from itertools import count
 
 import pytest
 
 from dht22.pi import spool
 from support.killed import LATE, RESEND, Client, in_database, k_of, lines_of, reading_of
-from support.tools import Script, needs, options, readings, until
+from support.tools import Script, free_port, needs, options, readings, until
 
 KINDS = (
     "openat,read,write,fsync,fdatasync,ftruncate,pread64,pwrite64,?rename,?unlink,sendto,recvfrom,"
@@ -33,18 +29,6 @@ time.sleep = undisturbed
 with contextlib.suppress(OSError):
     os.rename("main", "begins")
 """
-
-
-ports = count(random.randrange(20_000, 30_000))  # of those that the system does not hand out
-
-
-def free_port():
-    """Return a port that is free, and that no other run has: its server may be down just now."""
-    while True:
-        port = next(ports)
-        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-            free.bind(("127.0.0.1", port))
-            return port
 
 
 def play(folder, disturbed, inject=None):

@@ -16,9 +16,9 @@ import pytest
 from dht22 import console
 from dht22.log import formats, linefile
 from dht22.server import recovery
+from support.made import HEADER
 from support.tools import ROOT, needs_namespaces
 
-HEADER = "time,client,name,humidity,temperature,n\n"
 PLAIN = "2026-11-21T10:00:02.123Z,192.168.1.7,,74.3,25.7,"
 NAMED = "2026-11-21T10:00:02.123Z,fe80::1,kitchen,74.3,-5.7,1795255202123456"
 ROW = (1795600000.0, "127.0.0.1", "", "50.0,20.0", "")

@@ -10,30 +10,11 @@ import time
 import pytest
 
 from dht22 import datagram
-from dht22.datagram import format_ack, format_named, parse
+from dht22.datagram import format_ack, format_named
 from dht22.keys import read_keys
-from support.tools import ATTIC, KITCHEN, ROOT, lines, resident, until, write_keys
+from support.tools import ATTIC, KITCHEN, ROOT, ask, lines, resident, until, write_keys
 
-QUICK = "from dht22.pi import delivery; delivery.RESEND = 0.03; delivery.RESEND_MOST = 0.03, 0.03\n"
 START = 1795255202000000
-
-
-def ask(port, *questions):
-    """Send from one socket; return all answers up to that to the last question, a good one."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(10)
-        sock.connect(("127.0.0.1", port))
-        for question in questions[:-1]:
-            sock.send(question)
-        time.sleep(
-            0.05
-        )  # so that it is not in one batch with the others: their answers, if any, come first
-        sock.send(questions[-1])
-        end = b"ack,%s," % parse(questions[-1])[1].name.encode()
-        answers = [sock.recv(300)]
-        while not answers[-1].startswith(end):
-            answers.append(sock.recv(300))
-        return answers
 
 
 # Attackers
@@ -136,14 +117,7 @@ def test_a_replay_is_a_duplicate_at_once_after_a_new_start_and_after_rotation(
     ]
 
     def answers(*sent):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(10)
-            sock.connect(("127.0.0.1", running.port))
-            found = []
-            for question in sent:
-                sock.send(question)
-                found.append(sock.recv(300))
-            return found
+        return [ask(running.port, question)[0] for question in sent]
 
     running = server(*options)
     assert answers(*seen)[-1] == last[-1]

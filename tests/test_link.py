@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from dht22.pi import link as room
+from dht22.pi import link as module
 from dht22.pi.link import Link, PlainSender
 from dht22.stop import Stop
-from support.tools import lines, missing, needs, needs_namespaces, until
+from support.tools import free_port, lines, missing, needs, needs_namespaces, until
 
 NAMED = ["--name", "kitchen"]
 SIGNED = ["--key", "key", "--port", "10003"]
@@ -252,9 +252,9 @@ def way(monkeypatch):
         look_ups.append(host)
         return [(socket.AF_INET, ("127.0.0.1", 9))]
 
-    monkeypatch.setattr(room, "resolve", resolve)
-    monkeypatch.setattr(room, "LOOK_UP", 0.0)
-    monkeypatch.setattr(room, "LOOK_UP_REST", 0)
+    monkeypatch.setattr(module, "resolve", resolve)
+    monkeypatch.setattr(module, "LOOK_UP", 0.0)
+    monkeypatch.setattr(module, "LOOK_UP_REST", 0)
     link = Link("desktop", 9)
     link.look_up()
     yield link, look_ups
@@ -277,7 +277,7 @@ def test_silence_turns_to_the_next_address_and_asks_for_a_look_up(way, monkeypat
     link, look_ups = way
     a, b, c = ((socket.AF_INET, (f"127.0.0.{number}", 9)) for number in (1, 2, 3))
     for found, used in ([a, b], a), ([a, b], b), ([b, c, a], a), ([c, b], b), ([a], a):
-        monkeypatch.setattr(room, "resolve", lambda host, port: found)  # noqa: B023
+        monkeypatch.setattr(module, "resolve", lambda host, port: found)  # noqa: B023
         link.look_up()
         assert link.addresses[0] == used
         assert not link.wants_look_up()
@@ -288,7 +288,7 @@ def test_silence_turns_to_the_next_address_and_asks_for_a_look_up(way, monkeypat
 def test_each_kind_of_trouble_is_reported_once_until_the_way_is_good(way, monkeypatch):
     link, _ = way
     said = []
-    monkeypatch.setattr(room, "say", said.append)
+    monkeypatch.setattr(module, "say", said.append)
     for number in 3 * [errno.EHOSTUNREACH, errno.ECONNREFUSED, errno.ENETUNREACH]:
         link.fail(OSError(number, os.strerror(number)))
     assert len(said) == 3
@@ -301,7 +301,7 @@ def test_each_kind_of_trouble_is_reported_once_until_the_way_is_good(way, monkey
 def test_an_error_in_place_of_an_answer_is_reported(way, monkeypatch):
     link, _ = way
     said = []
-    monkeypatch.setattr(room, "say", said.append)
+    monkeypatch.setattr(module, "say", said.append)
     assert link.send(b"50.0,20.0")
     assert link.wait(1.0, Stop()) == b""
     assert said == ["nothing listens on desktop:9, or its firewall refuses UDP"]
@@ -309,9 +309,7 @@ def test_an_error_in_place_of_an_answer_is_reported(way, monkeypatch):
 
 def test_a_reading_is_spooled_before_a_look_up(script, tmp_path):
     """The look-up blocks, and the client is killed."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     client = script(
         *["client", "127.0.0.1", "--port", port, "--driver", "simulated", *NAMED],
         *["--spool", "spool"],

@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from support.brokers import FAST, KEEPING, PATIENT, Way, free_port
+from support.brokers import FAST, KEEPING, PATIENT, Way
 from support.made import START, row
 from support.rotation import append, copy_and_truncate, rename_and_pack
-from support.tools import inside_of, needs, until, with_small_disk
+from support.tools import free_port, inside_of, needs, until, with_small_disk
 
 
 def now(k=0):

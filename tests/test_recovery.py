@@ -3,15 +3,15 @@
 import gzip
 import os
 import re
-import socket
 import sqlite3
 import time
 
 import pytest
 
-from dht22.datagram import format_named, parse, parse_ack
-from support.numbered import HEADER, size
-from support.tools import send
+from dht22.datagram import format_named, parse_ack
+from support.made import HEADER, content, row, write
+from support.numbered import size
+from support.tools import ask, send
 
 BLOCK = "".join(
     f"2026-11-21T10:00:02.123Z,192.168.1.7,,{k % 100}.3,25.7,\n"
@@ -24,19 +24,6 @@ def peak(running):
     """Return the most memory that a process ever had, in MiB."""
     with open(f"/proc/{running.process.pid}/status") as status:
         return int(re.search(r"VmHWM:\s+(\d+)", status.read())[1]) / 1024
-
-
-def ask(port, *questions):
-    """Send readings from one socket, and return the answers up to that of the last."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(10)
-        sock.connect(("127.0.0.1", port))
-        for question in questions:
-            sock.send(question)
-        answers = [sock.recv(300)]
-        while parse_ack(answers[-1]).name != parse(questions[-1])[1].name:
-            answers.append(sock.recv(300))
-        return answers
 
 
 @pytest.mark.parametrize("mebibytes", [32, pytest.param(1024, marks=pytest.mark.long)])
@@ -69,24 +56,17 @@ def test_a_long_log_is_known_at_once_in_little_memory(server, tmp_path, mebibyte
     assert "logged 1 + duplicates 1 " in running.err
 
 
-def row(name, n):
-    return f"2026-11-21T10:00:02.123Z,192.168.1.7,{name},74.3,25.7,{n}\n".encode()
-
-
 def test_what_rotation_has_left_is_known_too(server, tmp_path):
     """One name in each file, and a torn one said; whatever stands beside it."""
-    header = HEADER.encode()
-    torn = gzip.compress(header + b"".join(row("torn", 10**15 + k) for k in range(1, 10_000)))
-    (tmp_path / "datalog.csv").write_bytes(
-        header + row("now", 10**15 + 5) + row("", "") + row("cut", 10**15)[:-5]
-    )
-    (tmp_path / "datalog.csv.1").write_bytes(
-        header + row("one", 10**15 + 4) + row("now", 10**15 + 4)
-    )
-    (tmp_path / "datalog.csv.2.gz").write_bytes(gzip.compress(header + row("two", 10**15 + 3)))
-    (tmp_path / "datalog.csv-20261121").write_bytes(
-        header + row("dated", 10**15 + 2) + row("dated", 10**15 + 7)[:-4]
-    )
+    torn = gzip.compress(content(*(row(0, name="torn", n=10**15 + k) for k in range(1, 10_000))))
+    plain, cut = row(0, name=""), row(0, name="cut", n=10**15)[:-5]
+    write(tmp_path / "datalog.csv", row(0, name="now", n=10**15 + 5), plain, cut)
+    of_one = row(0, name="one", n=10**15 + 4), row(0, name="now", n=10**15 + 4)
+    write(tmp_path / "datalog.csv.1", *of_one)
+    of_two = content(row(0, name="two", n=10**15 + 3))
+    (tmp_path / "datalog.csv.2.gz").write_bytes(gzip.compress(of_two))
+    of_day = row(0, name="dated", n=10**15 + 2), row(0, name="dated", n=10**15 + 7)[:-4]
+    write(tmp_path / "datalog.csv-20261121", *of_day)
     (tmp_path / "datalog.csv.3.gz").write_bytes(torn[: len(torn) // 2])
     (tmp_path / "datalog.csv.4.gz").write_bytes(b"buy milk\n")
     (tmp_path / "datalog.csv.folder").mkdir()
@@ -162,11 +142,8 @@ def test_with_a_text_log_only_that_duplicates_are_forgotten_is_said_once(server)
 
 
 def test_of_too_many_names_the_latest_are_known_and_the_others_refused(server, tmp_path):
-    (tmp_path / "datalog.csv").write_bytes(
-        HEADER.encode()
-        + b"".join(row(f"s{k}", 10**15 + k) for k in range(20_000))
-        + row("s9999", 10**15 + 20_000)
-    )
+    rows = [row(0, name=f"s{k}", n=10**15 + k) for k in range(20_000)]
+    write(tmp_path / "datalog.csv", *rows, row(0, name="s9999", n=10**15 + 20_000))
     running = server("--quiet")
     before = size(tmp_path / "datalog.csv")
     questions = [

@@ -1,29 +1,16 @@
 """Who sends, and what the server believes of it."""
 
-import socket
-
 import pytest
 
 from dht22.console import Notices
 from dht22.datagram import HIGHEST_N, N_RANGE, Named, format_named
 from dht22.server.recovery import NAMES
 from dht22.server.senders import Senders
-from support.tools import lines, send, until
+from support.made import row, write
+from support.tools import ask, lines, send, until
 
 KEY = bytes(range(32))
 FIRST = N_RANGE[0]
-
-
-def row(name, n):
-    return f"2026-11-21T10:00:02.123Z,192.168.1.7,{name},74.3,25.7,{n}\n"
-
-
-def ask(port, question):
-    """Send a question until it is answered; return the answer."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(10)
-        sock.sendto(question, ("127.0.0.1", port))
-        return sock.recv(300)
 
 
 @pytest.mark.parametrize(
@@ -34,23 +21,20 @@ def ask(port, question):
 def test_what_strangers_did_before_there_were_keys_does_not_count(server, tmp_path, strangers):
     (tmp_path / "keys").write_text(f"kitchen {KEY.hex()}\nattic {KEY.hex()}\n")
     (tmp_path / "keys").chmod(0o600)
-    header = "time,client,name,humidity,temperature,n\n"
-    content = header + "".join(row(*stranger) for stranger in strangers)
-    (tmp_path / "datalog.csv").write_text(content + row("kitchen", FIRST + 6))
+    seen = [*strangers, ("kitchen", FIRST + 6)]
+    write(tmp_path / "datalog.csv", *(row(0, name=name, n=n) for name, n in seen))
     running = server("--keys", "keys")
-    answer = ask(running.port, format_named("50.0,20.0", "attic", FIRST + 1, 0.0, KEY))
+    (answer,) = ask(running.port, format_named("50.0,20.0", "attic", FIRST + 1, 0.0, KEY))
     assert answer.startswith(b"ack,attic,%d," % (FIRST + 1))
-    answer = ask(running.port, format_named("50.0,20.0", "kitchen", FIRST + 6, 0.0, KEY))
+    (answer,) = ask(running.port, format_named("50.0,20.0", "kitchen", FIRST + 6, 0.0, KEY))
     assert answer.startswith(b"ack,kitchen,%d," % (FIRST + 6)), "what is logged is logged once"
     assert running.stop() == 0
     assert "used up" not in running.err
 
 
 def test_a_name_that_is_blocked_is_reported_at_the_start(server, tmp_path):
-    header = "time,client,name,humidity,temperature,n\n"
-    (tmp_path / "datalog.csv").write_text(
-        header + row("kitchen", N_RANGE[1] - 1) + row("attic", FIRST)
-    )
+    last = row(0, name="kitchen", n=N_RANGE[1] - 1)
+    write(tmp_path / "datalog.csv", last, row(0, name="attic", n=FIRST))
     running = server()
     running.says("^kitchen has used up its numbers: give that sensor another name$")
     assert running.stop() == 0

@@ -9,7 +9,7 @@ import pytest
 
 import dht_read
 from dht22.pi import drivers
-from dht22.pi import sensor as room
+from dht22.pi import sensor as module
 from dht22.pi.drivers import Driver
 from dht22.pi.sensor import NoReading, Power, Sensor
 
@@ -30,7 +30,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(room, "time", clock)
+    monkeypatch.setattr(module, "time", clock)
     return clock
 
 
@@ -125,7 +125,7 @@ def test_glitches_are_not_sent_and_steps_are_kept(clock):
             truth.setdefault(poll, None)
             return glitch(humidity, temperature)
         now = round(humidity + dice.gauss(0, 0.1), 1), round(temperature + dice.gauss(0, 0.1), 1)
-        truth[poll] = room.format_in_range(*now)
+        truth[poll] = module.format_in_range(*now)
         return now
 
     sensor = Sensor(Driver("fake", "", read, 1, 2.0))

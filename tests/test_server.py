@@ -17,8 +17,10 @@ from datetime import datetime
 import pytest
 
 from dht22.console import Screen
+from support.made import HEADER
 from support.tools import (
     ROOT,
+    free_port,
     inside_of,
     lines,
     needs,
@@ -37,7 +39,7 @@ def test_logs_text_and_csv_and_prints(server, tmp_path):
     assert running.wait() == 0
     assert lines(tmp_path / "datalog.txt") == ["74.3,25.7"] * 2
     header, *rows = lines(tmp_path / "datalog.csv")
-    assert header == "time,client,name,humidity,temperature,n"
+    assert header + "\n" == HEADER
     assert len(rows) == 2 and all(STAMPED.fullmatch(row) for row in rows)
     assert re.fullmatch(r"(\d\d:\d\d:\d\d 127\.0\.0\.1 74\.3,25\.7\n){2}", running.out)
     address = r"[^.]+\.local --port \d+|(\d+\.){3}\d+ --port \d+  # or [^.]+\.local"
@@ -235,9 +237,7 @@ def test_the_last_notices_are_shown_at_the_end(server, tmp_path):
 
 
 def test_logging_goes_on_without_a_reader_of_stderr(script, tmp_path):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     reading, writing = os.pipe()
     os.write(writing, b"x" * 65536)  # full from the start
     running = script("server", "--port", port, "--log", "a.txt", stderr=writing)

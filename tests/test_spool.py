@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dht22.pi import spool as room
+from dht22.pi import spool as module
 from dht22.pi.spool import Spool, Waiting, boot_id
 
 N = 1_700_000_000_000_000
@@ -18,7 +18,7 @@ N = 1_700_000_000_000_000
 @pytest.fixture
 def said(monkeypatch):
     lines = []
-    monkeypatch.setattr(room, "say", lines.append)
+    monkeypatch.setattr(module, "say", lines.append)
     return lines
 
 
@@ -59,10 +59,10 @@ class Full:
 
 def test_without_a_boot_id_the_age_goes_by_the_clock_alone(monkeypatch):
     read = time.time() - 5
-    monkeypatch.setattr(room, "boottime", lambda: 7200.0)
+    monkeypatch.setattr(module, "boottime", lambda: 7200.0)
     earlier = Waiting(1, "another start", 3.0, read, "50.0,20.0")
     assert earlier.age() == 7200.0, "it was read before this boot"
-    monkeypatch.setattr(room, "BOOT_ID", "/no/such/file")
+    monkeypatch.setattr(module, "BOOT_ID", "/no/such/file")
     assert 5 <= earlier.age() < 65
 
 
@@ -203,8 +203,8 @@ def test_a_spool_that_cannot_be_opened_tells_what_waits_in_it(path, said, monkey
     def read_only(*_):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(room, "LineFile", read_only)
-    monkeypatch.setattr(room, "LONG", 3)
+    monkeypatch.setattr(module, "LineFile", read_only)
+    monkeypatch.setattr(module, "LONG", 3)
     spool = Spool(path)
     assert spool.load() == ([], None, 0)
     assert not spool.is_long(), "it is not replaced by one without them"
@@ -256,7 +256,7 @@ def test_where_there_is_no_room_for_a_new_file_the_old_one_goes_on(
     path, tmp_path, said, monkeypatch
 ):
     """Nothing is left behind, nothing is said, and it is tried again after as many lines."""
-    monkeypatch.setattr(room, "LONG", 5)
+    monkeypatch.setattr(module, "LONG", 5)
     write(path, 0, *range(6))
     spool = Spool(path)
     queue, _, _ = spool.load()

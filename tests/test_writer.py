@@ -8,7 +8,17 @@ import pytest
 
 from dht22.console import Notices
 from dht22.server import writer
-from support.tools import inside_of, lines, needs, needs_namespaces, options, readings, send, until
+from support.tools import (
+    free_port,
+    inside_of,
+    lines,
+    needs,
+    needs_namespaces,
+    options,
+    readings,
+    send,
+    until,
+)
 
 
 class FakeLog:
@@ -236,9 +246,7 @@ def text_log_fails(script, tmp_path, inject=None):
     strace = ["strace", "-D", "-f", "-o", trace, "-e", f"trace={','.join(CALLS)}"]
     if inject:
         strace += ["-e", f"inject={inject}"]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
 
     def start(*prefix):
         running = script(

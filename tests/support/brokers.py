@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from contextlib import suppress
 
-from support.tools import DEADLINE, needs, until
+from support.tools import DEADLINE, free_port, needs, until
 
 # With this publish.py tries again soon, and shows states often.
 FAST = {
@@ -23,19 +23,13 @@ PATIENT = [*PLAIN, "max_queued_messages 0"]
 KEEPING = [*PATIENT, "persistence true", "autosave_interval 1", "autosave_on_changes true"]
 
 
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 class Mosquitto:
     """A broker on loopback, in a folder of its own."""
 
     def __init__(self, folder, *config):
         needs("mosquitto", "mosquitto_sub")
         self.folder = folder
-        self.port = free_port()
+        self.port = free_port(socket.SOCK_STREAM)
         self.config = folder / f"mosquitto.{self.port}.conf"
         self.log = folder / f"mosquitto.{self.port}.log"
         folder.joinpath(f"kept.{self.port}").mkdir()

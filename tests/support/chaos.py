@@ -23,6 +23,7 @@ from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
+from support.made import HEADER
 from support.relay import Relay
 from support.tools import Script, options, until
 
@@ -411,7 +412,7 @@ class Chaos:
             assert content == "" or content.endswith("\n"), f"{each} ends in half a line"
             lines = content.splitlines()
             if path.suffix == ".csv" and lines:
-                assert lines.pop(0) == "time,client,name,humidity,temperature,n", each
+                assert lines.pop(0) + "\n" == HEADER, each
             rows += [line.split(",") for line in lines]
         return rows
 

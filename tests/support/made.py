@@ -1,4 +1,4 @@
-"""Logs that are made up for the tests of report.py and its rooms."""
+"""Logs that are made up for the tests of report.py and its modules."""
 
 import math
 import random

@@ -1,36 +1,60 @@
 """A client of a named sensor whose readings are all different, and what the server logs of it."""
 
-import socket
 from collections import namedtuple
 from datetime import datetime
 
-HEADER = "time,client,name,humidity,temperature,n\n"
+from support.made import HEADER
+
 Row = namedtuple("Row", "time client name reading n")
 
-QUICK = "from dht22.pi import delivery; delivery.RESEND = 0.05; delivery.RESEND_MOST = 0.1, 0.1\n"
+QUICK = {"pi.delivery.RESEND": 0.05, "pi.delivery.RESEND_MOST": (0.1, 0.1)}  # timers of a Script
 
-# A driver whose readings are all different, from number `first` on; it notes each with its time.
+# A driver whose readings are all different: the k-th ever taken is k/10 %. It notes each in a file,
+# with the time when it was read: on the clock that never steps, and on the one that may be wrong.
 NUMBERED = """
-import itertools, time
-from dht22.pi import sensor as room
-from dht22.pi import spool
+import time
+from contextlib import suppress
+from dht22.pi import sensor
+
 clock = time.time
 
-def open_numbered(sensor, pin, first={first}):
-    notes = open({notes!r}, "a+", buffering=1)
+def open_numbered(*_):
+    notes = open({notes!r}, "a+b", buffering=0)
     notes.seek(0)
-    numbers = itertools.count(first + len(notes.readlines()))
+    number = {first} + len(notes.readlines())
 
     def read():
-        number = next(numbers)
-        values = number % 1000 / 10, number // 1000 / 10
-        notes.write(f"{{room.format_in_range(*values)}} {{clock():.6f}}\\n")
+        nonlocal number
+        values = number % 1000 / 10, {temperature} + number // 1000 / 10
+        note = b"%.1f,%.1f %.6f %.6f\\n" % (*values, time.monotonic(), clock())
+        number += 1
+        for _ in range(2):  # the first may meet a fault that is meant for the client
+            with suppress(OSError):
+                notes.write(note)
+                break
         return values
 
-    return room.Driver("simulated", "its readings are numbered", read, 1, 0.0, made_up=True)
+    return sensor.Driver("simulated", "its readings are numbered", read, 1, 0.0, made_up=True)
 
-room.DRIVERS["simulated"] = open_numbered
+sensor.DRIVERS["simulated"] = open_numbered
 """
+
+
+def numbered(notes, first=0, temperature=0):
+    """Return the `setup` of a client with that driver, which begins with number `first`."""
+    return NUMBERED.format(notes=str(notes), first=first, temperature=temperature)
+
+
+def whole_lines(path):
+    """Return the whole lines of a file that may be being written, none while there is no file."""
+    content = path.read_text() if path.exists() else ""
+    return content[: content.rfind("\n") + 1].splitlines()
+
+
+def taken(notes, clock=1):
+    """Return each reading that was taken, and when; clock: 1, the one that never steps, or 2."""
+    fields = [line.split() for line in whole_lines(notes)]
+    return {each[0]: float(each[clock]) for each in fields}
 
 
 def rows(path):
@@ -56,9 +80,3 @@ def logged(path):
 
 def size(path):
     return path.stat().st_size if path.exists() else 0
-
-
-def free_port():
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as free:
-        free.bind(("::", 0))
-        return free.getsockname()[1]

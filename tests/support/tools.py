@@ -1,6 +1,8 @@
 """What the tests share: real processes on real sockets, and deadlines instead of sleeps."""
 
+import itertools
 import os
+import random
 import re
 import shutil
 import signal
@@ -9,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -164,6 +167,36 @@ def send(port, *datagrams, host="127.0.0.1"):
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         for datagram in datagrams:
             sock.sendto(datagram, (host, port))
+
+
+# Not of those that the system hands out: the server of a test may be down just now.
+PORTS = itertools.count(random.randrange(20_000, 30_000))
+
+
+def free_port(kind=socket.SOCK_DGRAM):
+    """Return a port that is free, and that no other test is given."""
+    while True:
+        port = next(PORTS)
+        with suppress(OSError), socket.socket(socket.AF_INET, kind) as free:
+            free.bind(("127.0.0.1", port))
+            return port
+
+
+def ask(port, *questions):
+    """Send named readings from one socket; return all answers up to that to the last."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(DEADLINE)
+        sock.connect(("127.0.0.1", port))
+        for question in questions[:-1]:
+            sock.send(question)
+        if len(questions) > 1:
+            time.sleep(0.05)  # so that it is in a batch of its own, and its answer comes last
+        sock.send(questions[-1])
+        end = b"ack,%s," % questions[-1].split(b",")[2]
+        answers = [sock.recv(300)]
+        while not answers[-1].startswith(end):
+            answers.append(sock.recv(300))
+        return answers
 
 
 def lines(path):
