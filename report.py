@@ -86,9 +86,10 @@ try:
 except ModuleNotFoundError:
     sys.exit("report.py: error: the folder dht22 is not beside this file; copy it too")
 from dht22.report.figures import UTC, Zone, examine, latest, now, spans, stamp, summary
+from dht22.report.lines import BESIDE, LogFile, Unreadable, log_at
 from dht22.report.live import NoWindow, watch
 from dht22.report.picture import draw
-from dht22.report.tables import BESIDE, LogFile, Unreadable, log_at, read, with_rotated
+from dht22.report.tables import read, with_rotated
 from dht22.report.texts import figures_text, latest_text
 
 if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it

@@ -41,6 +41,7 @@ server/:
     server/senders      who sends: duplicates, silence
 
 report/:
+    report/lines    the lines of logs, in blocks, from a time on
     report/tables   logs as tables
     report/figures  what there is to say of them
     report/texts    what report.py prints

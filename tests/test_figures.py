@@ -11,7 +11,7 @@ import pytest
 
 pandas = pytest.importorskip("pandas")
 
-from dht22.report import figures, tables  # noqa: E402
+from dht22.report import figures, lines, tables  # noqa: E402
 from support.made import MINUTE, START, row, stamp, write, write_db  # noqa: E402
 
 UTC = timezone.utc
@@ -19,7 +19,7 @@ UTC = timezone.utc
 
 def examine(*paths):
     """Return the examined readings by sensor, as report.py has them."""
-    table = tables.read([tables.log_at(path) for path in paths], lambda text: None)[0]
+    table = tables.read([lines.log_at(path) for path in paths], lambda text: None)[0]
     return {name: figures.examine(rows) for name, rows in table.groupby("sensor", observed=True)}
 
 
@@ -296,7 +296,7 @@ def test_utc_stays_utc(tmp_path, zone, name):
 
 
 def latest(now_ms, *paths):
-    logs = [tables.log_at(path) for path in paths]
+    logs = [lines.log_at(path) for path in paths]
     return figures.latest(logs, START + timedelta(milliseconds=now_ms))
 
 
@@ -327,7 +327,7 @@ def test_silent_is_older_than_5_intervals(tmp_path, after, silent):
 
 def test_a_sensor_that_fell_silent_long_ago(tmp_path, monkeypatch):
     """Its last readings are far from the log's end, and two of them in different blocks."""
-    monkeypatch.setattr(tables, "BLOCK", 5000)
+    monkeypatch.setattr(lines, "BLOCK", 5000)
     rows = [row(minute * MINUTE, name="attic") for minute in (0, 10)]
     rows[1:1] = [row(minute * MINUTE) for minute in range(1, 9)] * 20
     rows += [row(minute * MINUTE, name=f"s{minute % 9}") for minute in range(10, 3000)]

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
 
-from dht22.report import figures, live, tables  # noqa: E402
+from dht22.report import figures, lines, live  # noqa: E402
 from support.made import MINUTE, START, row, write  # noqa: E402
 from support.tools import until  # noqa: E402
 
@@ -43,7 +43,7 @@ def test_the_last_minutes(tmp_path, clock):
     write(tmp_path / "datalog.csv.1", *(row(minute * MINUTE) for minute in range(30)))
     write(log, *(row(minute * MINUTE) for minute in range(30, 33)), "no row\n", torn[:-1])
     clock(32)
-    recent = live.Recent(tables.log_at(log), 10)
+    recent = live.Recent(lines.log_at(log), 10)
     assert shown(recent) == {"kitchen  50.0 %  20.0 °C": 11}
     with log.open("a") as file:
         file.write("\n" + row(33 * MINUTE, 61.5)[:-5])
@@ -61,7 +61,7 @@ def test_the_last_minutes(tmp_path, clock):
 def test_a_log_that_comes_later_and_is_rotated(tmp_path, clock):
     log = tmp_path / "datalog.csv"
     clock(5)
-    recent = live.Recent(tables.log_at(log), 10)
+    recent = live.Recent(lines.log_at(log), 10)
     assert shown(recent) == {}
     write(log, row(0), row(MINUTE))
     assert sum(shown(recent).values()) == 2
@@ -78,7 +78,7 @@ def test_a_rise_is_not_marked(tmp_path, clock):
     rows = [row(minute * MINUTE, 90 if minute == 7 else 50) for minute in range(15)]
     log = write(tmp_path / "datalog.csv", *rows)
     clock(15)
-    (rows,) = live.Recent(tables.log_at(log), 20).sensors().values()
+    (rows,) = live.Recent(lines.log_at(log), 20).sensors().values()
     assert not rows.suspicious_humidity.any()
     assert figures.examine(rows).suspicious_humidity.sum() == 1
 

@@ -17,12 +17,12 @@ import matplotlib.figure  # noqa: E402
 import matplotlib.image  # noqa: E402
 import numpy  # noqa: E402
 
-from dht22.report import figures, picture, tables  # noqa: E402
+from dht22.report import figures, lines, picture, tables  # noqa: E402
 from support.made import MINUTE, row, write, write_day  # noqa: E402
 
 
 def examine(log):
-    table = tables.read([tables.log_at(log)], lambda text: None)[0]
+    table = tables.read([lines.log_at(log)], lambda text: None)[0]
     return {name: figures.examine(rows) for name, rows in table.groupby("sensor", observed=True)}
 
 

@@ -15,7 +15,7 @@ import pytest
 
 pandas = pytest.importorskip("pandas")
 
-from dht22.report import tables  # noqa: E402
+from dht22.report import lines, tables  # noqa: E402
 from support.made import HEADER, MINUTE, content, row, write, write_db  # noqa: E402
 
 NO_ROW = "not a row as the server writes it"
@@ -53,7 +53,7 @@ BAD = [  # line, reason
 
 def read(*paths):
     """Return the readings of logs, how many stood twice, and how many lines were skipped."""
-    return tables.read([tables.log_at(path) for path in paths], lambda text: None)
+    return tables.read([lines.log_at(path) for path in paths], lambda text: None)
 
 
 def values(table):
@@ -83,7 +83,7 @@ def test_what_is_reported_of_many_bad_lines_is_bounded(tmp_path, capfd):
 
 
 def test_the_number_of_a_bad_line_far_behind(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(tables, "BLOCK", 10_000)
+    monkeypatch.setattr(lines, "BLOCK", 10_000)
     rows = [row(minute * MINUTE) for minute in range(1000)]
     log = write(tmp_path / "datalog.csv", *rows[:777], "no row\n", *rows[777:])
     assert len(read(log)[0]) == 1000
@@ -119,8 +119,8 @@ def test_what_a_spreadsheet_may_make_of_a_row(tmp_path, line):
 def test_blocks_are_checked_as_strictly_as_lines(tmp_path, capfd, monkeypatch, ending, seed):
     """Whatever a row is turned into: it is taken from a block only if it would be taken alone."""
     chance = random.Random(seed)
-    monkeypatch.setattr(tables, "BLOCK", 400)
-    lines = []
+    monkeypatch.setattr(lines, "BLOCK", 400)
+    held = []
     for minute in range(300):
         named = chance.choice(["kitchen", ""])
         line = row(minute * MINUTE, chance.uniform(0, 100), chance.uniform(-40, 80), named)
@@ -130,12 +130,12 @@ def test_blocks_are_checked_as_strictly_as_lines(tmp_path, capfd, monkeypatch, e
             at = chance.randrange(len(line))
             some = bytes([chance.choice(b'0123456789.,-:TZ \t\r\n\0z\xff"')])
             line[at : at + chance.randrange(2)] = some * chance.randrange(2)
-        lines.append(bytes(line))
-    whole = b"".join(lines)
+        held.append(bytes(line))
+    whole = b"".join(held)
     taken = []
     for line in BytesIO(whole):
         try:
-            tables.check_line(line, ending)
+            lines.check_line(line, ending)
         except ValueError:
             continue
         fields = line.split(b",")
@@ -167,7 +167,7 @@ def test_a_log_that_is_being_written(tmp_path, tail, count, skipped):
 @pytest.mark.parametrize("held", [b"", content(), content(HEADER), b"\0" * 4096, b"no row at all"])
 def test_nothing_to_report(tmp_path, held):
     (tmp_path / "datalog.csv").write_bytes(held)
-    with pytest.raises(tables.Unreadable, match=r"datalog.csv \(no reading in it\)$"):
+    with pytest.raises(lines.Unreadable, match=r"datalog.csv \(no reading in it\)$"):
         read(tmp_path / "datalog.csv")
 
 
@@ -236,7 +236,7 @@ PACKERS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.co
     ],
 )
 def test_the_name_of_a_log(name, ending, packing):
-    assert tables.log_at(Path("some.csv", name))[2:] == (ending, packing)
+    assert lines.log_at(Path("some.csv", name))[2:] == (ending, packing)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_the_name_of_a_log(name, ending, packing):
 )
 def test_the_name_of_no_log(name):
     with pytest.raises(ValueError):
-        tables.log_at(Path(name))
+        lines.log_at(Path(name))
 
 
 @pytest.mark.parametrize("packing", PACKERS)
@@ -284,7 +284,7 @@ def test_a_damaged_packed_log_is_read_as_far_as_it_goes(tmp_path, capfd, packing
 
 def test_a_packed_log_that_is_none(tmp_path, capfd):
     (tmp_path / "datalog.csv.gz").write_text("no gzip")
-    with pytest.raises(tables.Unreadable, match="no reading in it"):
+    with pytest.raises(lines.Unreadable, match="no reading in it"):
         read(tmp_path / "datalog.csv.gz")
     assert "read as far as it goes (Not a gzipped file" in capfd.readouterr().err
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone, tzinfo
 from statistics import median
 from typing import TYPE_CHECKING, Any, Optional
 
-from dht22.report.tables import LogFile, blocks, check_line
+from dht22.report.lines import LogFile, blocks, check_line
 from dht22.silence import is_silent
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ def thinned(times: ndarray, values: ndarray, gap: ndarray, width: float) -> tupl
         reached = values == numpy.repeat(extreme.reduceat(values, first), beyond - first)
         places: ndarray = numpy.flatnonzero(reached)
         # Of those that are as low, or as high, the first
-        kept.append(places[numpy.diff(column[places], prepend=-1) > 0])
+        kept.append(places[numpy.diff(column[places], prepend=column[0] - 1) > 0])
     shown: ndarray = numpy.unique(numpy.concatenate(kept))
     times, values = times[shown], values[shown].astype(float)
     broken: ndarray = numpy.flatnonzero(numpy.diff(numpy.cumsum(gap)[shown])) + 1

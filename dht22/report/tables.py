@@ -1,70 +1,42 @@
-"""Logs as one table of readings: any number of files, of any age, rotated and packed.
+"""Logs as one table of readings: any number of files, of any age, in any order.
 
-A log is read a block of lines at a time. A block of nothing but rows as the server writes them is
-checked with one regular expression; any other block is checked line by line.
+A block of nothing but rows as the server writes them is checked with one regular expression; any
+other block is checked line by line.
 """
 
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from io import BufferedIOBase, BytesIO
+from datetime import datetime
+from io import BytesIO
 from pathlib import Path
-from shutil import copyfileobj
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from dht22.console import say
-from dht22.datagram import HUMIDITY_RANGE, TEMPERATURE_RANGE, parse
-from dht22.log.formats import (
-    COLUMNS,
-    CSV_HEADER,
-    NOT_A_ROW,
-    READING,
-    ROW,
-    TEXT_WHOLE,
-    open_for_reading,
-    parse_row,
-)
-from dht22.log.rotated import BLOCK as PIECE
-from dht22.log.rotated import NO_LOGS, is_damage, rotated, unpacked
+from dht22.datagram import HUMIDITY_RANGE, TEMPERATURE_RANGE
+from dht22.log.formats import COLUMNS, CSV_HEADER, NOT_A_ROW, READING, ROW
+from dht22.log.rotated import rotated
+from dht22.report.lines import LOG_NAME, LogFile, Unreadable, blocks, check_line, log_at
 
 if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
     from pandas import DataFrame, Series
 
-# The server's name for it, and what rotation adds: datalog.csv.1, datalog.csv-20261121.gz
-LOG_NAME = re.compile(r"(.*(\.csv|\.db|\.txt))(?:[.-][0-9][0-9-]*)?(\.gz|\.xz|\.bz2)?", re.DOTALL)
-# What stands beside logs and is none: `report.py datalog*` passes over it
-BESIDE = (*NO_LOGS, ".publish")
 LINE_END = rb"\r?\n"
 ROWS = {".txt": re.compile(READING + LINE_END), ".csv": re.compile(ROW + LINE_END)}
 ROWS[".db"] = ROWS[".csv"]
-# A line as in the CSV, and only one, whatever somebody has put into the database
-SELECT = """
-    SELECT replace(time || ',' || client || ',' || ifnull(name, '') || ','
-        || humidity || ',' || temperature || ',' || ifnull(n, ''), char(10), '?') || char(10)
-    FROM reading"""
-BLOCK = 1 << 21  # bytes
 SHOWN = 5  # skipped lines, of all logs together; the rest is a number
 
 
-class LogFile(NamedTuple):
-    """A file of readings, by what its name tells."""
+class Chosen(NamedTuple):
+    """Which readings are wanted: in UTC, without a zone; of these sensors, or of all."""
 
-    path: Path
-    name: str  # without what rotation added
-    ending: str  # .csv, .db or .txt
-    packing: str  # .gz, .xz, .bz2 or nothing
+    since: datetime | None = None
+    until: datetime | None = None  # and before that
+    names: frozenset[str] = frozenset()  # or the address of a sensor without a name
 
 
-def log_at(path: Path) -> LogFile:
-    """Return the log at `path`; raise ValueError if its name is not that of a log."""
-    match = LOG_NAME.fullmatch(path.name)
-    if not match:
-        raise ValueError("the ending is .csv, .db or .txt, before what rotation adds")
-    return LogFile(path, match[1], match[2], match[3] or "")
+ALL = Chosen()
 
 
 def with_rotated(log: LogFile) -> list[LogFile]:
@@ -74,98 +46,28 @@ def with_rotated(log: LogFile) -> list[LogFile]:
     return [log_at(path) for path in [*newest, log.path] if path.exists()]
 
 
-class Unreadable(Exception):
-    """No reading can be had from a log; the text names it, with the reason."""
-
-
-# Lines
-
-
-def blocks(log: LogFile) -> Iterator[bytes]:
-    """Yield the lines of a log in blocks, those of a database as in a .csv; raise Unreadable."""
-    try:
-        with unpacked(log.path) as file:
-            yield from database_blocks(log, file) if log.ending == ".db" else file_blocks(log, file)
-    except (ImportError, OSError, sqlite3.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise Unreadable(f"{log.path} ({reason})") from None
-
-
-def file_blocks(log: LogFile, file: BufferedIOBase) -> Iterator[bytes]:
-    """Yield the lines of a file in blocks; a damaged packed one is read as far as it goes."""
-    lines = bytearray()
-    try:
-        for piece in iter(lambda: file.read1(PIECE), b""):
-            lines += piece
-            if len(lines) >= BLOCK:
-                end = lines.rfind(b"\n") + 1
-                yield bytes(lines[:end])
-                del lines[:end]
-    except Exception as error:
-        if not is_damage(error):
-            raise
-        say(f"{log.path}: read as far as it goes ({error})")
-    yield bytes(lines)
-
-
-def database_blocks(log: LogFile, file: BufferedIOBase) -> Iterator[bytes]:
-    """Yield the rows of a database, 10,000 at a time, as lines."""
-    with plain_copy(log, file) as path, closing(open_for_reading(str(path))) as database:
-        database.text_factory = bytes
-        rows = database.execute(SELECT)
-        for some in iter(lambda: rows.fetchmany(10_000), []):
-            # All of a row is NULL when one value is where none belongs.
-            yield b"".join(row or b"NULL\n" for (row,) in some)
-
-
-@contextmanager
-def plain_copy(log: LogFile, file: BufferedIOBase) -> Iterator[Path]:
-    """Lend the path of a database, or of an unpacked copy."""
-    if not log.packing:
-        yield log.path.resolve()
-        return
-    with TemporaryDirectory() as folder:
-        path = Path(folder, log.name)
-        with path.open("wb") as copy:
-            copyfileobj(file, copy)
-        yield path
-
-
-def check_line(line: bytes, ending: str) -> None:
-    """Raise ValueError with the reason unless `line` is one of a log with this ending."""
-    if ending == ".txt":
-        if not line.endswith(b"\n") and not TEXT_WHOLE.fullmatch(line):
-            raise ValueError("torn")
-        if line.count(b",") != 1:  # parse() takes a named reading as well
-            raise ValueError("not a plain reading")
-        parse(line)
-        return
-    parse_row(line)
-
-
 class Skipped:
     """The lines that are no rows: counted, and the first few shown."""
 
     def __init__(self) -> None:
         self.count = 0
 
-    def add(self, log: LogFile, number: int, line: bytes, reason: ValueError) -> None:
+    def add(self, log: LogFile, number: int | None, line: bytes, reason: ValueError) -> None:
         self.count += 1
         if self.count <= SHOWN:
-            say(f"{log.path} line {number} skipped ({reason}): {line[:80]!r}")
+            which = "a line" if number is None else f"line {number}"
+            say(f"{log.path} {which} skipped ({reason}): {line[:80]!r}")
 
     def conclude(self) -> None:
         if self.count > SHOWN:
             say(f"more lines skipped: {self.count - SHOWN:,}")
 
 
-# Tables
-
-
-def tables(log: LogFile, skipped: Skipped) -> Iterator[DataFrame]:
-    """Yield the readings of a log, a table for each block of lines."""
-    number = 1
-    for block in blocks(log):
+def tables(log: LogFile, skipped: Skipped, chosen: Chosen) -> Iterator[DataFrame]:
+    """Yield the readings of a log that are wanted, a table for each block of lines."""
+    since = stamp_of(chosen.since)
+    number = None if since else 1  # of a line; not known where the reading begins further back
+    for block in blocks(log, since):
         rows = block[len(CSV_HEADER) :] if block.startswith(CSV_HEADER) else block
         try:
             if ROWS[log.ending].sub(b"", rows):
@@ -174,12 +76,29 @@ def tables(log: LogFile, skipped: Skipped) -> Iterator[DataFrame]:
         except ValueError:
             rows = b"".join(rows_of(block, log, number, skipped))
             readings = table(rows, log)
+        readings = wanted(readings, chosen)
         if len(readings):
             yield readings
-        number += block.count(b"\n")
+        number = number and number + block.count(b"\n")
 
 
-def rows_of(block: bytes, log: LogFile, number: int, skipped: Skipped) -> Iterator[bytes]:
+def stamp_of(time: datetime | None) -> bytes:
+    """Return a time in UTC as a row begins with it, nothing if there is none."""
+    return time.isoformat(timespec="milliseconds").encode() if time else b""
+
+
+def wanted(readings: DataFrame, chosen: Chosen) -> DataFrame:
+    """Return those readings of a table that are wanted."""
+    if chosen.since:
+        readings = readings[readings.time >= chosen.since]
+    if chosen.until:
+        readings = readings[readings.time < chosen.until]
+    if chosen.names:
+        readings = readings[readings.sensor.isin(chosen.names)]
+    return readings
+
+
+def rows_of(block: bytes, log: LogFile, number: int | None, skipped: Skipped) -> Iterator[bytes]:
     """Yield the lines of a block that are rows; the number of its first line is `number`."""
     for line in BytesIO(block):
         try:
@@ -188,7 +107,7 @@ def rows_of(block: bytes, log: LogFile, number: int, skipped: Skipped) -> Iterat
                 yield line.rstrip(b"\r\n") + b"\n"
         except ValueError as reason:
             skipped.add(log, number, line, reason)
-        number += 1
+        number = number and number + 1
 
 
 def table(rows: bytes, log: LogFile) -> DataFrame:
@@ -226,8 +145,10 @@ def table(rows: bytes, log: LogFile) -> DataFrame:
     )
 
 
-def read(logs: Sequence[LogFile], progress: Callable[[str], None]) -> tuple[DataFrame, int, int]:
-    """Return the readings of all logs, how many rows stood twice, and how many lines were skipped.
+def read(
+    logs: Sequence[LogFile], progress: Callable[[str], None], chosen: Chosen = ALL
+) -> tuple[DataFrame, int, int]:
+    """Return the readings that are wanted, how many rows stood twice, how many lines were skipped.
 
     The logs come in any order. Raise Unreadable.
     """
@@ -235,7 +156,7 @@ def read(logs: Sequence[LogFile], progress: Callable[[str], None]) -> tuple[Data
     files, count = [], 0
     for log in logs:
         found = []
-        for readings in tables(log, skipped):
+        for readings in tables(log, skipped, chosen):
             found.append(readings)
             count += len(readings)
             progress(f"{count:,} rows read")

@@ -1,0 +1,158 @@
+"""The lines of logs in blocks: rotated, packed and damaged ones, databases too, from a time on."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from io import BufferedIOBase
+from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from dht22.console import say
+from dht22.datagram import parse
+from dht22.log.formats import TEXT_WHOLE, open_for_reading, parse_row
+from dht22.log.rotated import BLOCK as PIECE
+from dht22.log.rotated import NO_LOGS, is_damage, unpacked
+
+# The server's name for it, and what rotation adds: datalog.csv.1, datalog.csv-20261121.gz
+LOG_NAME = re.compile(r"(.*(\.csv|\.db|\.txt))(?:[.-][0-9][0-9-]*)?(\.gz|\.xz|\.bz2)?", re.DOTALL)
+# What stands beside logs and is none: `report.py datalog*` passes over it
+BESIDE = (*NO_LOGS, ".publish")
+# A line as in the CSV, and only one, whatever somebody has put into the database
+SELECT = """
+    SELECT replace(time || ',' || client || ',' || ifnull(name, '') || ','
+        || humidity || ',' || temperature || ',' || ifnull(n, ''), char(10), '?') || char(10)
+    FROM reading WHERE rowid >= ?"""
+OLDER = "SELECT min(rowid) FROM reading WHERE rowid >= ? AND rowid < ? AND time >= ?"
+BLOCK = 1 << 21  # bytes
+# Looked at before the beginning of what is wanted: two full spools. What a spool has kept is
+# delivered late, and stands behind its time.
+LATE_BYTES, LATE_ROWS = 20_000_000, 280_000
+
+
+class LogFile(NamedTuple):
+    """A file of readings, by what its name tells."""
+
+    path: Path
+    name: str  # without what rotation added
+    ending: str  # .csv, .db or .txt
+    packing: str  # .gz, .xz, .bz2 or nothing
+
+
+def log_at(path: Path) -> LogFile:
+    """Return the log at `path`; raise ValueError if its name is not that of a log."""
+    match = LOG_NAME.fullmatch(path.name)
+    if not match:
+        raise ValueError("the ending is .csv, .db or .txt, before what rotation adds")
+    return LogFile(path, match[1], match[2], match[3] or "")
+
+
+class Unreadable(Exception):
+    """No reading can be had from a log; the text names it, with the reason."""
+
+
+def blocks(log: LogFile, since: bytes = b"") -> Iterator[bytes]:
+    """Yield the lines of a log in blocks, those of a database as in a .csv; raise Unreadable.
+
+    With `since`, a time as it is in a row, most of what is older is left out.
+    """
+    try:
+        with unpacked(log.path) as file:
+            if log.ending == ".db":
+                yield from database_blocks(log, file, since)
+            else:
+                if since and not log.packing:
+                    file.seek(beginning(file, since))
+                yield from file_blocks(log, file)
+    except (ImportError, OSError, sqlite3.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise Unreadable(f"{log.path} ({reason})") from None
+
+
+def beginning(file: BufferedIOBase, since: bytes) -> int:
+    """Return the offset behind which all rows since a time are.
+
+    It is looked for from the end, until the last LATE_BYTES are older throughout: the last week of
+    years takes as long as a week.
+    """
+    found = file.seek(0, os.SEEK_END)
+    while found:
+        start = max(0, found - LATE_BYTES)
+        file.seek(start)
+        lines = file.read(found - start).split(b"\n")
+        for place, line in enumerate(lines):
+            # The first one is a piece of a line, if not of the whole file
+            if line[: len(since)] >= since and (place or not start):
+                found = start + sum(len(each) + 1 for each in lines[:place])
+                break
+        else:
+            return found
+    return 0
+
+
+def file_blocks(log: LogFile, file: BufferedIOBase) -> Iterator[bytes]:
+    """Yield the lines of a file in blocks; a damaged packed one is read as far as it goes."""
+    lines = bytearray()
+    try:
+        for piece in iter(lambda: file.read1(PIECE), b""):
+            lines += piece
+            if len(lines) >= BLOCK:
+                end = lines.rfind(b"\n") + 1
+                yield bytes(lines[:end])
+                del lines[:end]
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        say(f"{log.path}: read as far as it goes ({error})")
+    yield bytes(lines)
+
+
+def database_blocks(log: LogFile, file: BufferedIOBase, since: bytes) -> Iterator[bytes]:
+    """Yield the rows of a database, 10,000 at a time, as lines."""
+    with plain_copy(log, file) as path, closing(open_for_reading(str(path))) as database:
+        database.text_factory = bytes
+        rows = database.execute(SELECT, [first_row(database, since) if since else 0])
+        for some in iter(lambda: rows.fetchmany(10_000), []):
+            # All of a row is NULL when one value is where none belongs.
+            yield b"".join(row or b"NULL\n" for (row,) in some)
+
+
+def first_row(database: sqlite3.Connection, since: bytes) -> int:
+    """Return the number of a row before which all are older, looked for as in `beginning`."""
+    (last,) = database.execute("SELECT max(rowid) FROM reading").fetchone()
+    newer = (last or 0) + 1
+    while newer is not None:
+        found: int = newer
+        bounds = found - LATE_ROWS, found, since.decode()
+        (newer,) = database.execute(OLDER, bounds).fetchone()
+    return found
+
+
+@contextmanager
+def plain_copy(log: LogFile, file: BufferedIOBase) -> Iterator[Path]:
+    """Lend the path of a database, or of an unpacked copy."""
+    if not log.packing:
+        yield log.path.resolve()
+        return
+    with TemporaryDirectory() as folder:
+        path = Path(folder, log.name)
+        with path.open("wb") as copy:
+            copyfileobj(file, copy)
+        yield path
+
+
+def check_line(line: bytes, ending: str) -> None:
+    """Raise ValueError with the reason unless `line` is one of a log with this ending."""
+    if ending == ".txt":
+        if not line.endswith(b"\n") and not TEXT_WHOLE.fullmatch(line):
+            raise ValueError("torn")
+        if line.count(b",") != 1:  # parse() takes a named reading as well
+            raise ValueError("not a plain reading")
+        parse(line)
+        return
+    parse_row(line)
