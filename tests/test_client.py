@@ -316,7 +316,7 @@ socket.getaddrinfo = getaddrinfo
         "desktop.local",
         *["--port", port, "--driver", "simulated", "--interval", 0.01, *named],
         setup=setup,
-        timers={"pi.link.LOOK_UP": 0.01, "pi.link.QUIET": 0.2},
+        timers={"pi.link.LOOK_UP": 0.01, "pi.link.RECOVERED": 0.2},
     )
     question, peer = desktop.recvfrom(300)
     if named:

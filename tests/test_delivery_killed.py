@@ -320,7 +320,7 @@ def test_stopped_before_anything_was_spooled_or_acknowledged(server, tmp_path):
 # The disturbed run begins with a spool that has grown long and logs that have all of it but the
 # last reading; the answer to the one before was lost.
 SPOOLED = 18
-ROOM = "from dht22.pi import delivery, spool; spool.LONG = 16; delivery.RESEND = 0.03\n"
+ROOM = "from dht22.pi import delivery, spool; spool.LONG_FILE = 16; delivery.RESEND = 0.03\n"
 
 
 def prepare(client, logs):
@@ -490,7 +490,7 @@ def test_a_spool_torn_at_any_byte(tmp_path, monkeypatch):
     read = ["50.0,20.1", "50.1,-10.5", "100.0,-40.0"]
     n = 1_700_000_000_000_000
     written = spool.Spool(str(path))
-    written.owe(0, n)
+    written.mark(0, n)
     assert written.write(
         spool.Waiting(k, spool.boot_id(), 1234.5, 1_700_000_000.0, reading)
         for k, reading in enumerate(read)

@@ -120,10 +120,10 @@ def test_after_a_new_start_of_the_pi_the_time_is_as_right_as_its_clock_which_is_
         setup=clock + JUST_BOOTED,
     )
     after.says(
-        "^readings wait from before the Pi's last start: "
-        "their time is right only if its clock was and is$"
+        "^some unsent readings are from before the Pi was restarted: "
+        "their times are right only if its clock was right then and is right now$"
     )
-    assert before.err.count("last start") == 0 and after.err.count("last start") == 1
+    assert before.err.count("restarted") == 0 and after.err.count("restarted") == 1
     running = server("--quiet", port=port)
     assert after.wait() == 0
     late = 0.05 + waited(running)
@@ -386,7 +386,7 @@ def test_a_later_silence_has_the_patience_of_one_who_was_answered(sensor, deskto
     client = sensor(
         desktop.getsockname()[1],
         *["--interval", 0.05],
-        timers={"pi.delivery.FIRST_SILENCE": 30, "pi.delivery.SILENCE": 0.5},
+        timers={"pi.delivery.FIRST_UNANSWERED": 30, "pi.delivery.UNANSWERED": 0.5},
     )
     question, peer = desktop.recvfrom(300)
     desktop.sendto(format_ack("kitchen", parse(question)[1].n + ahead, None), peer)
@@ -398,7 +398,7 @@ def test_a_later_n_is_an_answer_too(sensor, desktop):
     client = sensor(
         desktop.getsockname()[1],
         *["--interval", 0.05],
-        timers={"pi.delivery.FIRST_SILENCE": 2, "pi.delivery.SILENCE": 2},
+        timers={"pi.delivery.FIRST_UNANSWERED": 2, "pi.delivery.UNANSWERED": 2},
     )
     end = time.monotonic() + 3
     while time.monotonic() < end:
@@ -419,7 +419,7 @@ def test_no_silence_begins_before_something_is_sent(desktop, tmp_path, monkeypat
     for _ in range(3):
         sender.send("50.0,20.0")
         sender.deliver(now, Stop())
-        assert not link.reported
+        assert not link.trouble.said
         question, peer = desktop.recvfrom(300)
         desktop.sendto(format_ack("kitchen", parse(question)[1].n, None), peer)
         until(lambda: sender.deliver(now, Stop()) or not sender.queue)
@@ -428,10 +428,10 @@ def test_no_silence_begins_before_something_is_sent(desktop, tmp_path, monkeypat
     sender.deliver(now, Stop())
     now += 59
     sender.deliver(now, Stop())
-    assert not link.reported
+    assert not link.trouble.said
     now += 2
     sender.deliver(now, Stop())
-    assert link.reported == {"silent"}
+    assert link.trouble.said == {"silent"}
     sender.close()
 
 
@@ -542,8 +542,8 @@ def test_an_age_is_that_of_the_moment_when_it_is_sent(sensor, desktop):
         desktop.getsockname()[1],
         *["--interval", 5],
         timers={
-            "pi.delivery.FIRST_SILENCE": 0.3,
-            "pi.delivery.SILENCE": 0.3,
+            "pi.delivery.FIRST_UNANSWERED": 0.3,
+            "pi.delivery.UNANSWERED": 0.3,
             "pi.link.LOOK_UP": 0.1,
             "pi.link.LOOK_UP_REST": 0,
         },
@@ -570,6 +570,6 @@ def test_a_spool_whose_folder_is_gone_is_said(sensor, desktop, tmp_path):
     until(lambda: size(folder / "spool"))
     folder.rename(tmp_path / "away")
     folder.write_text("no folder")
-    client.says("^cannot write the spool .*: what waits is kept in memory only$")
+    client.says("^cannot write the spool .*: readings wait in memory only$")
     assert client.stop() == 0
     assert "Traceback" not in client.err

@@ -30,7 +30,7 @@ def test_a_spool_on_a_disk_that_is_full_or_read_only(sensor, server, tmp_path, m
         prefix=with_small_disk(tmp_path, mount),
     )
     client.says(
-        rf"^cannot write the spool disk/kitchen.spool \({why}\): what waits is kept in memory only$"
+        rf"^cannot write the spool disk/kitchen.spool \({why}\): readings wait in memory only$"
     )
     until(lambda: len(client.read()) == 200)
     server("--quiet", port=port)
@@ -147,7 +147,7 @@ def test_at_the_end_a_spool_that_could_not_be_written_is_tried_once_more(sensor,
     client = sensor(
         free_port(),
         *["--interval", 0.01],
-        timers={"pi.spool.RETRY": 60},
+        timers={"pi.spool.WRITE_AGAIN": 60},
         setup="""
 from dht22.log import linefile
 from dht22.pi import delivery
@@ -181,13 +181,13 @@ def test_past_its_bound_the_queue_drops_the_oldest_and_says_so(sensor, server, t
     port = free_port()
     client = sensor(port, "--interval", 0.002, "--count", 300, timers={"pi.delivery.QUEUE": 50})
     until(lambda: len(client.read()) == 300)
-    client.says("^more than 50 readings wait: the oldest are dropped")
+    client.says("^more than 50 unsent readings: the oldest are dropped")
     server("--quiet", port=port)
     assert client.wait() == 0
     assert logged(tmp_path / "datalog.csv") == client.read()[-50:]
     assert client.err.count("the oldest are dropped") == 1, "said once"
     assert re.search(
-        r"^250 readings dropped, the oldest of those that waited$", client.err, re.MULTILINE
+        r"^250 readings dropped: there were too many unsent ones$", client.err, re.MULTILINE
     ), "and counted"
 
 
@@ -225,9 +225,9 @@ def test_an_n_is_in_the_spool_before_it_is_sent(sensor, desktop, tmp_path):
 def test_a_spool_that_was_rewritten_holds_what_waits_and_the_n_under_way(tmp_path):
     spool = Spool(str(tmp_path / "spool"))
     waiting = [Waiting(k, boot_id(), 100.0 + k, 1795600000.0 + k, f"{k}.0,20.0") for k in range(10)]
-    spool.owe(0, 10**15)
+    spool.mark(0, 10**15)
     spool.write(waiting[:9])
-    spool.owe(4, 10**15 + 4)
+    spool.mark(4, 10**15 + 4)
     spool.rewrite(waiting[4:9])
     spool.write(waiting[9:])
     left, n, highest = spool.load()
@@ -251,7 +251,7 @@ def test_killed_while_the_spool_is_rewritten(sensor, server, tmp_path, kill):
     killed = sensor(
         port,
         *["--interval", 0.002],
-        timers={"pi.delivery.QUEUE": 50, "pi.spool.LONG": 100},
+        timers={"pi.delivery.QUEUE": 50, "pi.spool.LONG_FILE": 100},
         setup="import os; from dht22.pi import spool; die = lambda: os.kill(os.getpid(), 9)\n"
         + kill,
     )

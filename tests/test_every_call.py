@@ -53,7 +53,8 @@ def play(folder, disturbed, inject=None):
 
     def start_client(prefix=()):
         count = max(1, SPOOLED + READ - len(client.taken()))
-        setup = f"from dht22.pi import spool\nspool.RETRY, spool.LONG = 0.05, {SPOOLED - 2}\n"
+        setup = "from dht22.pi import spool\nspool.WRITE_AGAIN = 0.05\n"
+        setup += f"spool.LONG_FILE = {SPOOLED - 2}\n"
         client.start(count, 0.06, setup + BEGIN.format(script="client"), prefix)
 
     def has_ended(script):

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from dht22 import console
 from dht22.pi import link as module
 from dht22.pi.link import Link, PlainSender
 from dht22.stop import Stop
@@ -155,7 +156,11 @@ def test_no_line_comes_and_goes_and_nothing_spins(network, script, options):
     client = script(
         *["client", "10.9.8.77", "--driver", "simulated", "--interval", 0.2, *options],
         *(["--spool", "spool"] if options else []),
-        timers={"pi.link.QUIET": 1.0, "pi.delivery.RESEND": 0.1, "pi.delivery.FIRST_SILENCE": 1.0},
+        timers={
+            "pi.link.RECOVERED": 1.0,
+            "pi.delivery.RESEND": 0.1,
+            "pi.delivery.FIRST_UNANSWERED": 1.0,
+        },
         prefix=network,
     )
     client.says("^no route to 10.9.8.77")
@@ -202,7 +207,7 @@ def test_the_next_address_of_a_name_is_tried_after_silence(script, server, tmp_p
             *["client", "desktop", "--port", running.port, "--driver", "simulated"],
             *["--interval", 0.1, "--count", 5, *NAMED, "--spool", "spool"],
             setup=names("127.0.0.2", "127.0.0.1"),
-            timers={"pi.delivery.FIRST_SILENCE": 0.5, "pi.delivery.RESEND": 0.05},
+            timers={"pi.delivery.FIRST_UNANSWERED": 0.5, "pi.delivery.RESEND": 0.05},
         )
         assert client.wait() == 0
     assert len(lines(tmp_path / "datalog.txt")) == 5
@@ -285,15 +290,16 @@ def test_silence_turns_to_the_next_address_and_asks_for_a_look_up(way, monkeypat
         assert link.wants_look_up()
 
 
-def test_each_kind_of_trouble_is_reported_once_until_the_way_is_good(way, monkeypatch):
+def test_each_kind_of_trouble_is_reported_once_until_the_connection_works(way, monkeypatch):
     link, _ = way
     said = []
-    monkeypatch.setattr(module, "say", said.append)
+    for each in console, module:
+        monkeypatch.setattr(each, "say", said.append)
     for number in 3 * [errno.EHOSTUNREACH, errno.ECONNREFUSED, errno.ENETUNREACH]:
         link.fail(OSError(number, os.strerror(number)))
     assert len(said) == 3
-    link.recover("good")
-    link.recover("good")
+    link.works("good")
+    link.works("good")
     link.fail(OSError(errno.ECONNREFUSED, "Connection refused"))
     assert said[3:] == ["good", "nothing listens on desktop:9, or its firewall refuses UDP"]
 
@@ -301,7 +307,8 @@ def test_each_kind_of_trouble_is_reported_once_until_the_way_is_good(way, monkey
 def test_an_error_in_place_of_an_answer_is_reported(way, monkeypatch):
     link, _ = way
     said = []
-    monkeypatch.setattr(module, "say", said.append)
+    for each in console, module:
+        monkeypatch.setattr(each, "say", said.append)
     assert link.send(b"50.0,20.0")
     assert link.wait(1.0, Stop()) == b""
     assert said == ["nothing listens on desktop:9, or its firewall refuses UDP"]

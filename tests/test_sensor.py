@@ -306,7 +306,7 @@ def note(*call):
     )
     assert running.stop() == 0
     assert "Traceback" not in running.err
-    assert ("cannot let go of a pin" in running.err) == (call == "cleanup")
+    assert ("cannot release a pin" in running.err) == (call == "cleanup")
 
 
 def test_without_a_power_pin_the_remedy_is_said_once(script, hung):

@@ -72,7 +72,7 @@ def test_a_client_goes_on_when_the_server_is_back_and_each_address_is_told_apart
     clients = [
         script(
             *["client", host, "--port", first.port, "--driver", "simulated", "--interval", 0.05],
-            timers={"pi.link.QUIET": 1.0},
+            timers={"pi.link.RECOVERED": 1.0},
         )
         for host in ("127.0.0.1", "::1")
     ]

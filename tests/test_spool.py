@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dht22 import console
 from dht22.pi import spool as module
 from dht22.pi.spool import Spool, Waiting, boot_id
 
@@ -18,7 +19,8 @@ N = 1_700_000_000_000_000
 @pytest.fixture
 def said(monkeypatch):
     lines = []
-    monkeypatch.setattr(module, "say", lines.append)
+    for each in console, module:
+        monkeypatch.setattr(each, "say", lines.append)
     return lines
 
 
@@ -40,7 +42,7 @@ def write(path, marked, *all_places):
     spool = Spool(path)
     half = len(all_places) // 2
     assert spool.write(waiting(*all_places[:half]))
-    spool.owe(marked, N)
+    spool.mark(marked, N)
     assert spool.write(waiting(*all_places[half:]))
 
 
@@ -139,19 +141,18 @@ def test_a_place_is_never_given_twice(path):
 
 def test_a_mark_that_cannot_be_written_is_owed(path, said, monkeypatch):
     spool = Spool(path)
-    spool.owe(0, N)
+    spool.mark(0, N)
     assert spool.write(waiting(0, 1, 2))
     disk = Full(spool, monkeypatch)
     for place in 1, 2:  # 0 and 1 are acknowledged
-        spool.owe(place, N + place)
+        spool.mark(place, N + place)
         assert not spool.write([])
     disk.full = False
     assert not spool.write([]), "tried again after a while"
     spool.retry_at = 0.0
     assert spool.write([])
     assert said == [
-        f"cannot write the spool {path} (No space left on device): what waits is kept in memory"
-        " only",
+        f"cannot write the spool {path} (No space left on device): readings wait in memory only",
         f"the spool {path} is written again",
     ]
     spool.file.file.close()
@@ -190,7 +191,7 @@ def test_written_again_is_said_when_all_is_written_and_not_before(path, said, mo
 
     monkeypatch.setattr(spool.file, "append", nearly_full)
     for place in range(20):
-        spool.owe(0, N + place)
+        spool.mark(0, N + place)
         spool.retry_at = 0.0
         assert not spool.write(waiting(*range(1, 10)))
     assert len(said) == 1
@@ -204,15 +205,15 @@ def test_a_spool_that_cannot_be_opened_tells_what_waits_in_it(path, said, monkey
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(module, "LineFile", read_only)
-    monkeypatch.setattr(module, "LONG", 3)
+    monkeypatch.setattr(module, "LONG_FILE", 3)
     spool = Spool(path)
     assert spool.load() == ([], None, 0)
     assert not spool.is_long(), "it is not replaced by one without them"
     assert not spool.write(waiting(9))
     spool.clear()
     assert said == [
-        f"cannot write the spool {path} (Read-only file system): what waits is kept in memory only",
-        f"4 readings in {path}: delivered once it can be written and the client is started again",
+        f"cannot write the spool {path} (Read-only file system): readings wait in memory only",
+        f"4 readings in {path}: delivered when it can be written and the client is started again",
     ]
     assert Path(path).read_bytes() == before
 
@@ -222,7 +223,7 @@ def test_what_is_written_is_synced_before_it_counts(path, said, monkeypatch):
     calls = []
     monkeypatch.setattr(spool.file, "append", lambda lines: calls.append("append"))
     monkeypatch.setattr(spool.file, "flush", lambda: calls.append("flush"))
-    spool.owe(0, N)
+    spool.mark(0, N)
     assert spool.write(waiting(0, 1)) and calls == ["append", "flush"]
     assert spool.write([]) and calls == ["append", "flush"], "nothing to write, nothing written"
 
@@ -230,8 +231,8 @@ def test_what_is_written_is_synced_before_it_counts(path, said, monkeypatch):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(spool.file, "flush", fail)
-    spool.owe(1, N + 1)
-    assert not spool.write([]) and spool.owed
+    spool.mark(1, N + 1)
+    assert not spool.write([]) and not spool.mark_is_written
 
 
 # A file that has grown long
@@ -256,7 +257,7 @@ def test_where_there_is_no_room_for_a_new_file_the_old_one_goes_on(
     path, tmp_path, said, monkeypatch
 ):
     """Nothing is left behind, nothing is said, and it is tried again after as many lines."""
-    monkeypatch.setattr(module, "LONG", 5)
+    monkeypatch.setattr(module, "LONG_FILE", 5)
     write(path, 0, *range(6))
     spool = Spool(path)
     queue, _, _ = spool.load()

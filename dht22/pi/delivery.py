@@ -1,8 +1,8 @@
 """Delivery of a named sensor's readings: each is sent until the server has it on the disk.
 
-Only the oldest reading is under way, and it alone has an n. What waits for longer than the first
-timeout is written to the spool, which is emptied once all is acknowledged: while all is well,
-nothing is written.
+Only the oldest reading is under way, and it alone has an n. Readings that wait for longer than the
+first timeout are written to the spool, which is emptied once all are acknowledged: while all is
+well, nothing is written.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
+from itertools import islice
 
-from dht22.console import counted, say
+from dht22.console import Once, counted, say
 from dht22.datagram import HIGHEST_N, N_RANGE, Ack, format_named, parse_ack, verify
 from dht22.pi.link import Link
 from dht22.pi.spool import Spool, boot_id
@@ -20,8 +21,8 @@ from dht22.stop import Stop
 # Seconds to the first repetition, times 1 to 1.5, and doubled for each further one (RFC 7252, 4.2)
 RESEND = 1.0
 RESEND_MOST = 2.0, 60.0  # the interval is the longest pause to a repetition, but within these
-FIRST_SILENCE = 5.0  # seconds, after which it is reported that no answer has come yet
-SILENCE = 60.0  # seconds, after which it is reported that no further answer comes
+FIRST_UNANSWERED = 5.0  # seconds, after which it is reported that no answer has come yet
+UNANSWERED = 60.0  # seconds, after which it is reported that no further answer comes
 MACS = 16  # kept of one n: on a slow link an answer may be that to an earlier repetition
 # n is drawn at random, by up to this much above the clock (µs) or the highest n so far: so two
 # clients of one name hardly ever draw the same.
@@ -54,13 +55,13 @@ class NamedSender:
         # The last answer, or report of silence, or first reading in an empty queue (monotonic)
         self.silent_since = time.monotonic()
         self.dropped = 0  # for want of room
-        self.reported: set[str] = set()
+        self.said = Once()
         if not waiting:
             spool.clear()
         elif any(each.boot != boot_id() for each in waiting):
             say(
-                "readings wait from before the Pi's last start: their time is right only if its"
-                " clock was and is"
+                "some unsent readings are from before the Pi was restarted: their times are right"
+                " only if its clock was right then and is right now"
             )
 
     def send(self, reading: str) -> bool:
@@ -72,9 +73,9 @@ class NamedSender:
         if len(self.queue) > QUEUE:
             self.remove_oldest()
             self.dropped += 1
-            self.report_once(
+            self.said.say(
                 "dropped",
-                f"more than {QUEUE} readings wait: the oldest are dropped, and counted at the end",
+                f"more than {QUEUE} unsent readings: the oldest are dropped, counted at the end",
             )
         return True
 
@@ -88,7 +89,7 @@ class NamedSender:
                 return
 
     def finish(self, stop: Stop) -> None:
-        """Deliver until nothing waits."""
+        """Deliver until no reading is left."""
         self.receive(self.link.wait(0.0, stop))
         while self.queue:
             self.deliver(time.monotonic() + RESEND, stop)
@@ -102,29 +103,29 @@ class NamedSender:
             until = min(until, self.due)
             self.notice_silence()
         if self.link.wants_look_up():
-            self.spool_rest()  # a look-up can take long
+            self.update_spool()  # a look-up can take long
             self.link.look_up()
         self.receive(self.link.wait(until - time.monotonic(), stop))
 
-    # What is kept on the disk
+    # The spool
 
     def keep(self) -> None:
-        """Spool all that waits if the oldest has waited for long, or if the spool is in use."""
+        """Spool all readings once the oldest has waited for long, and while the spool is in use."""
         if not self.spool.is_empty():
             if self.spool.was_removed():
                 self.spooled = 0
-            self.spool_rest()
+            self.update_spool()
         elif self.queue and self.queue[0].age() > RESEND:
-            self.spool_rest()
+            self.update_spool()
         if self.spool.is_long() and self.spooled == len(self.queue):
             self.spool.rewrite(self.queue)
 
-    def spool_rest(self) -> None:
-        """Spool the readings that are not there yet, and the mark that is owed."""
-        if self.spooled == 0 and self.n is not None:  # the first one to be written is under way
-            self.spool.owe(self.queue[0].place, self.n)
-        rest = (self.queue[k] for k in range(self.spooled, len(self.queue)))
-        if self.spool.write(rest):
+    def update_spool(self) -> None:
+        """Write what the spool lacks: a mark that could not be written, and readings."""
+        if self.spooled == 0 and self.n is not None:
+            # The oldest was sent before the file was begun: its n is not in there yet.
+            self.spool.mark(self.queue[0].place, self.n)
+        if self.spool.write(islice(self.queue, self.spooled, None)):
             self.spooled = len(self.queue)
 
     # Sending
@@ -151,28 +152,28 @@ class NamedSender:
         n = max(self.highest, clock if clock < HIGHEST_N else 0, N_RANGE[0])
         n += random.randint(1, LEAP)
         if n > HIGHEST_N:
-            self.report_once(
+            self.said.say(
                 "last n",
                 f"the server has had the last n of {self.name}, so nothing can be sent under this"
-                " name; what is read is kept; give another --name, or use keys",
+                " name; readings are kept; give another --name, or use keys",
             )
             return None
         self.n = self.highest = n
         self.timeout = RESEND
         self.macs.clear()
         if not self.spool.is_empty():  # on the disk, if it can be written, before it is sent
-            self.spool.owe(self.queue[0].place, n)
-            self.spool_rest()
+            self.spool.mark(self.queue[0].place, n)
+            self.update_spool()
         return n
 
     def notice_silence(self) -> None:
         """Report that no acknowledgement comes, and doubt the server's address."""
-        patience = SILENCE if self.was_answered or self.link.reported else FIRST_SILENCE
+        patience = UNANSWERED if self.was_answered or self.link.trouble.said else FIRST_UNANSWERED
         now = time.monotonic()
         if self.n is None or now - max(self.silent_since, self.link.failed_at) <= patience:
             return
         self.link.doubt()
-        self.link.report(
+        self.link.trouble.say(
             "silent",
             f"no answer from {self.link} for {patience:g} s: is server.py running there, and does"
             " its firewall let UDP in? It keeps trying; the server's own screen tells what it"
@@ -208,7 +209,7 @@ class NamedSender:
         self.remove_oldest()
         self.was_answered = True
         self.silent_since = time.monotonic()
-        self.link.recover(f"{self.link} answers")
+        self.link.works(f"{self.link} answers")
         if not self.queue:
             self.spool.clear()
         if interval is None or interval == self.interval:
@@ -230,14 +231,14 @@ class NamedSender:
         forged.
         """
         if last > HIGHEST_N:
-            self.report_once(
+            self.said.say(
                 "bound",
                 f"an acknowledgement of {last} is ignored: no n could follow; give another --name,"
                 " or use keys",
             )
             return
         if self.was_answered:
-            self.report_once(
+            self.said.say(
                 "other",
                 f"the server has later readings of {self.name}: does another client send as"
                 f" {self.name}? Give each a name of its own",
@@ -250,17 +251,12 @@ class NamedSender:
         self.due = max(time.monotonic(), self.renumber_at)
         self.renumber_at = self.due + RESEND
 
-    def report_once(self, kind: str, line: str) -> None:
-        if kind not in self.reported:
-            self.reported.add(kind)
-            say(line)
-
     def close(self) -> None:
         """Spool what is not acknowledged."""
         self.spool.retry_at = 0.0
         if not self.queue:
             self.spool.clear()
-        self.spool_rest()
+        self.update_spool()
         lost = len(self.queue) - self.spooled
         if self.spooled:
             waiting = counted(self.spooled, "reading")
@@ -268,5 +264,5 @@ class NamedSender:
         if lost:
             say(f"{counted(lost, 'reading')} lost: the spool cannot be written")
         if self.dropped:
-            say(f"{counted(self.dropped, 'reading')} dropped, the oldest of those that waited")
+            say(f"{counted(self.dropped, 'reading')} dropped: there were too many unsent ones")
         self.link.close()

@@ -1,4 +1,4 @@
-"""The way to the server, and the plain sender."""
+"""The connection to the server, and the sender of plain readings."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import sys
 import time
 from collections import deque
 
-from dht22.console import say
+from dht22.console import Once, say
 from dht22.datagram import LIMIT
 from dht22.resolve import host_port, resolve
 from dht22.stop import Stop
 
-QUIET = 10.0  # seconds without an error after a datagram, until the way counts as good again
+RECOVERED = 10.0  # seconds without an error after a datagram, until the connection works again
 LOOK_UP = 1.0  # seconds from one look-up to the next, at least
 LOOK_UP_REST = 9  # the next look-up waits so many times as long as the last one took
-PAUSE = 1.0  # seconds to wait for a datagram at most; then the sender checks what else is due
+LONGEST_WAIT = 1.0  # seconds for one datagram; then the sender checks what else is due
 IP_RECVERR, IPV6_RECVERR = 11, 25  # Linux, ip(7) and ipv6(7); Python names them from 3.14 on
 
 
@@ -34,7 +34,7 @@ def open_socket(family: int) -> socket.socket:
 
 
 class Link:
-    """The way to the server: the addresses of its name, a socket, and what was reported of them.
+    """The connection to the server: the addresses of its name, a socket, and the trouble with them.
 
     Whatever fails is reported once and tried again: at the next address, and when each address has
     failed, after the name was looked up again. The sender asks for the look-up when it has time.
@@ -47,7 +47,7 @@ class Link:
         self.untried = 0  # addresses that have not failed since the last look-up
         self.look_up_at = 0.0  # monotonic; no look-up before
         self.sock: socket.socket | None = None
-        self.reported: set[object] = set()  # kinds of trouble, until the way is good again
+        self.trouble = Once()  # what was said of it, until the connection works again
         self.failed_at = 0.0  # monotonic
         self.quiet_since: float | None = None  # when something was sent, without an error since
 
@@ -64,7 +64,7 @@ class Link:
             found = resolve(self.host, self.port)
         except OSError as error:
             self.failed_at = time.monotonic()
-            self.report(
+            self.trouble.say(
                 "look-up", f"cannot look up {self.host} ({error.strerror}); it keeps trying"
             )
         else:
@@ -97,11 +97,12 @@ class Link:
         return False
 
     def wait(self, seconds: float, stop: Stop) -> bytes:
-        """Return a datagram as soon as there is one, b"" after that time, a PAUSE or an error.
+        """Return a datagram as soon as there is one, else b"": after that time, or an error.
 
-        It may come from any address: whoever takes it checks whose it is.
+        It waits for LONGEST_WAIT at most. The datagram may come from any address: whoever takes it
+        checks whose it is.
         """
-        pause = max(0.0, min(seconds, PAUSE))
+        pause = max(0.0, min(seconds, LONGEST_WAIT))
         if self.sock is None:
             with stop.interruptible():
                 time.sleep(pause)
@@ -125,13 +126,15 @@ class Link:
         if self.untried > 0:
             return
         if isinstance(error, (ConnectionRefusedError, ConnectionResetError)):  # Windows: reset
-            self.report("refused", f"nothing listens on {self}, or its firewall refuses UDP")
+            self.trouble.say("refused", f"nothing listens on {self}, or its firewall refuses UDP")
         elif error.errno in (errno.EHOSTUNREACH, errno.EACCES):
-            self.report(
+            self.trouble.say(
                 "no route", f"no route to {self.host}: a wrong address, or its firewall refuses"
             )
         else:
-            self.report(error.errno, f"cannot send to {self} ({error.strerror}); it keeps trying")
+            self.trouble.say(
+                error.errno, f"cannot send to {self} ({error.strerror}); it keeps trying"
+            )
 
     def turn(self) -> None:
         """Turn to the next address of the name."""
@@ -145,16 +148,9 @@ class Link:
         self.turn()
         self.untried = 0
 
-    def report(self, kind: object, line: str) -> None:
-        """Report trouble of this kind, once until the way is good again."""
-        if kind not in self.reported:
-            self.reported.add(kind)
-            say(line)
-
-    def recover(self, line: str) -> None:
-        """Report that the way is good again, if it was not."""
-        if self.reported:
-            self.reported.clear()
+    def works(self, line: str) -> None:
+        """Note that the connection works; say it in a line, if there was trouble."""
+        if self.trouble.clear():
             say(line)
 
     def close(self) -> None:
@@ -175,19 +171,19 @@ class PlainSender:
         return self.link.send(reading.encode("ascii"))
 
     def serve(self, until: float, stop: Stop) -> None:
-        """Wait until then (monotonic), and notice what becomes of the way to the server."""
+        """Wait until then (monotonic), and notice what becomes of the connection."""
         while True:
             if self.link.wants_look_up():
                 self.link.look_up()
             self.link.wait(until - time.monotonic(), stop)
             now = time.monotonic()
-            if self.link.quiet_since is not None and now - self.link.quiet_since >= QUIET:
-                self.link.recover(f"sending to {self.link} again")
+            if self.link.quiet_since is not None and now - self.link.quiet_since >= RECOVERED:
+                self.link.works(f"sending to {self.link} again")
             if now >= until:
                 return
 
     def finish(self, stop: Stop) -> None:
-        """Notice an error that the last reading met with at once."""
+        """Notice an error that the last reading caused at once."""
         self.link.wait(0.0, stop)
 
     def close(self) -> None:

@@ -143,13 +143,13 @@ class Sensor:
         raise NoReading(why)
 
     def close(self) -> None:
-        """Let go of the pins; a failure is reported, no more."""
+        """Release the pins; report it if that fails."""
         for part in self.driver, self.power:
             try:
                 if part:
                     part.close()
             except Exception as error:
-                say(f"cannot let go of a pin ({reason(error)})")
+                say(f"cannot release a pin ({reason(error)})")
 
 
 def agree(values: Values, others: Values) -> bool:

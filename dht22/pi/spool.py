@@ -1,4 +1,4 @@
-"""The spool: what waits to be delivered, on the disk."""
+"""The spool: the readings that wait to be delivered, on the disk."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from contextlib import suppress
 from functools import cache
 from itertools import chain
 
-from dht22.console import counted, say
+from dht22.console import Once, counted, say
 from dht22.log.linefile import LineFile, replace, was_moved
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
-RETRY = 1.0  # seconds from one try of a spool that cannot be written to the next
-LONG = 200_000  # lines, after which the file is replaced by one with only what still waits
-LINE = re.compile(rb"([0-9a-fn.,-]{18,160}),([0-9a-f]{8})")  # what it says, and its checksum
-TORN = re.compile(rb"[0-9a-fn.,-]{0,170}")
+WRITE_AGAIN = 1.0  # seconds from one try of a spool that cannot be written to the next
+LONG_FILE = 200_000  # lines, after which the file is replaced by one with only the unsent readings
+SPOOL_LINE = re.compile(rb"([0-9a-fn.,-]{18,160}),([0-9a-f]{8})")  # what it says, and its checksum
+TORN_LINE = re.compile(rb"[0-9a-fn.,-]{0,170}")
 
 
 @cache
@@ -47,7 +47,7 @@ def with_checksum(text: str) -> bytes:
 
 def fields_of(line: bytes) -> list[str]:
     """Return the fields of a line of the spool; raise ValueError if it is damaged."""
-    match = LINE.fullmatch(line.rstrip(b"\n"))
+    match = SPOOL_LINE.fullmatch(line.rstrip(b"\n"))
     if match is None or crc32(match[1]) != int(match[2], 16):
         raise ValueError("damaged")
     return match[1].decode("ascii").split(",", 4)
@@ -91,7 +91,7 @@ class Spool:
         n,7,1795255203000000,CHECKSUM
 
     The mark says that this n belongs to the reading at place 7, and that all earlier places are
-    done. A mark that cannot be written is owed: it is written first when there is room again.
+    done. One that could not be written comes before any other line when there is room again.
     """
 
     def __init__(self, path: str) -> None:
@@ -99,14 +99,14 @@ class Spool:
         self.path = path
         self.lines = 0  # in the file
         self.next_place = 0
-        self.mark = b""  # the last one
-        self.owed = False  # it is not on the disk yet
-        self.failing = False
+        self.last_mark = b""
+        self.mark_is_written = True
+        self.trouble = Once()
         self.retry_at = 0.0  # monotonic
-        self.rewrite_at = LONG
+        self.rewrite_at = LONG_FILE
         self.file: LineFile | None = None
         try:
-            self.file = LineFile(path, say, b"", LINE.fullmatch, LINE, TORN)
+            self.file = LineFile(path, say, b"", SPOOL_LINE.fullmatch, SPOOL_LINE, TORN_LINE)
         except OSError as error:
             if error.errno in (errno.EBUSY, errno.EINVAL):
                 raise
@@ -114,15 +114,15 @@ class Spool:
             self.report_left()
 
     def report_left(self) -> None:
-        """Report what waits in a spool that can be read and not written.
+        """Report how many readings wait in a spool that can be read but not written.
 
-        It is not delivered now: that could not be noted, so each start would deliver it again.
+        They are not delivered now: that could not be noted, so each start would deliver them again.
         """
         with suppress(OSError):
             waiting, _, _ = self.read()
             if waiting:
                 say(
-                    f"{counted(len(waiting), 'reading')} in {self.path}: delivered once it can be"
+                    f"{counted(len(waiting), 'reading')} in {self.path}: delivered when it can be"
                     " written and the client is started again"
                 )
 
@@ -133,7 +133,7 @@ class Spool:
         waiting, place, n = self.read()
         self.next_place = 1 + max([place, *(each.place for each in waiting)])
         if n:
-            self.mark = with_checksum(f"n,{place},{n}")
+            self.last_mark = with_checksum(f"n,{place},{n}")
         return waiting, n if waiting and waiting[0].place == place else None, n
 
     def read(self) -> tuple[list[Waiting], int, int]:
@@ -166,21 +166,21 @@ class Spool:
         self.next_place += 1
         return Waiting(self.next_place - 1, boot_id(), boottime(), time.time(), reading)
 
-    def owe(self, place: int, n: int) -> None:
-        """Let a mark be the next line that is written."""
-        self.mark = with_checksum(f"n,{place},{n}")
-        self.owed = True
+    def mark(self, place: int, n: int) -> None:
+        """Note that the reading at this place is sent with this n; `write` puts it on the disk."""
+        self.last_mark = with_checksum(f"n,{place},{n}")
+        self.mark_is_written = False
 
     def write(self, waiting: Iterable[Waiting]) -> bool:
-        """Put the mark that is owed and readings on the disk; return False if that cannot be now.
+        """Put readings on the disk, and the last mark if it is not there; return False if it fails.
 
-        A spool that cannot be written is tried again each RETRY seconds.
+        A spool that cannot be written is tried again every WRITE_AGAIN seconds.
         """
-        if self.file is None or self.failing and time.monotonic() < self.retry_at:
+        if self.file is None or time.monotonic() < self.retry_at:
             return False
         lines = [each.line() for each in waiting]
-        if self.owed:  # before them: a torn end must not hide it
-            lines.insert(0, self.mark)
+        if not self.mark_is_written:  # before them: a torn end must not hide it
+            lines.insert(0, self.last_mark)
         if not lines:
             return True
         try:
@@ -190,20 +190,17 @@ class Spool:
             self.fail(error)
             return False
         self.lines += len(lines)
-        self.owed = False
-        if self.failing:
+        self.mark_is_written = True
+        if self.trouble.clear():
             say(f"the spool {self.path} is written again")
-            self.failing = False
         return True
 
     def fail(self, error: OSError) -> None:
-        if not self.failing:
-            say(
-                f"cannot write the spool {self.path} ({error.strerror}): what waits is kept in"
-                " memory only"
-            )
-        self.failing = True
-        self.retry_at = time.monotonic() + RETRY
+        self.trouble.say(
+            "failing",
+            f"cannot write the spool {self.path} ({error.strerror}): readings wait in memory only",
+        )
+        self.retry_at = time.monotonic() + WRITE_AGAIN
 
     def clear(self) -> None:
         """Empty the file, all being acknowledged: on the disk, before a further n is sent."""
@@ -215,7 +212,7 @@ class Spool:
         except OSError as error:
             self.fail(error)
         if self.is_empty():
-            self.owed = False  # there is nothing to strike out
+            self.mark_is_written = True  # there is nothing to strike out
 
     def was_removed(self) -> bool:
         """Tell whether the file was renamed or removed; the next line goes to a new one."""
@@ -229,15 +226,15 @@ class Spool:
         return self.file is not None and self.lines > self.rewrite_at
 
     def rewrite(self, waiting: Collection[Waiting]) -> None:
-        """Replace the file, which has grown long, by one with only what still waits."""
+        """Replace the file, which has grown long, by one with only the unsent readings."""
         try:
-            replace(self.path, chain([self.mark], (each.line() for each in waiting))).close()
+            replace(self.path, chain([self.last_mark], (each.line() for each in waiting))).close()
         except OSError:  # the old one goes on; where there is no room for both, for long
-            self.rewrite_at = self.lines + LONG
+            self.rewrite_at = self.lines + LONG_FILE
             return
         self.lines = 1 + len(waiting)
-        self.owed = False
-        self.rewrite_at = LONG
+        self.mark_is_written = True
+        self.rewrite_at = LONG_FILE
         try:
             if self.file:
                 self.file.append(b"")  # opens it

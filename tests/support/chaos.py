@@ -32,12 +32,12 @@ RESEND = 0.1
 TIMERS = {
     "pi.delivery.RESEND": RESEND,
     "pi.delivery.RESEND_MOST": (2 * RESEND, 2 * RESEND),
-    "pi.delivery.FIRST_SILENCE": 5 * RESEND,
-    "pi.delivery.SILENCE": 20 * RESEND,
+    "pi.delivery.FIRST_UNANSWERED": 5 * RESEND,
+    "pi.delivery.UNANSWERED": 20 * RESEND,
     "pi.delivery.LEAP": 100_000,
     "pi.link.LOOK_UP": RESEND,
-    "pi.spool.RETRY": RESEND,
-    "pi.spool.LONG": 40,
+    "pi.spool.WRITE_AGAIN": RESEND,
+    "pi.spool.LONG_FILE": 40,
 }
 YOUNG = 1.5 * RESEND + 0.1  # seconds; what waits longer is spooled, even on a busy machine
 LATE = 4.0  # seconds that a datagram may be under way, while those that pass it on are stopped

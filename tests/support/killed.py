@@ -15,7 +15,7 @@ from dht22.pi import spool
 delivery.LEAP = {RESEND * 1_000_000:.0f}
 delivery.RESEND = {RESEND}
 delivery.RESEND_MOST = {2 * RESEND}, {2 * RESEND}
-spool.RETRY = {RESEND}
+spool.WRITE_AGAIN = {RESEND}
 """
 # A sensor whose readings are all different: the k-th ever taken is k/10 %, at a temperature of its
 # own for each client and each start of it. It notes what it read, and when (monotonic), in a file.
@@ -49,7 +49,7 @@ sure = ""
 def noted(self):
     def format_noted(reading, *rest):
         global sure
-        if self.spool.failing:
+        if self.spool.trouble.said:
             with open("{unsure}", "a") as file:
                 print(sure, reading, sep="\\n", file=file)
         else:
