@@ -237,6 +237,23 @@ def test_a_spool_that_was_rewritten_holds_what_waits_and_the_n_under_way(tmp_pat
     assert spool.next_place == 10 and spool.lines == 7
 
 
+def test_a_damaged_spool_is_restored_and_delivered(sensor, server, tmp_path):
+    path = tmp_path / "kitchen.spool"
+    spool = Spool(str(path))
+    assert spool.write(spool.stamp(f"{k}.0,20.0") for k in range(10))
+    damaged = bytes(4000) + path.read_bytes().replace(b",5.0,", b",\x815.0,") + b"\xff" * 512
+    path.write_bytes(damaged)
+    spool.file.file.close()
+    running = server("--quiet")
+    client = sensor(running.port, "--count", 1, "--spool", "kitchen.spool")
+    assert client.wait() == 0
+    assert "kitchen.spool was damaged: 9 lines could be read and were kept; " in client.err
+    left = [f"{k}.0,20.0" for k in range(10) if k != 5]
+    assert logged(tmp_path / "datalog.csv") == left + client.read()
+    assert (tmp_path / "kitchen.spool.damaged").read_bytes() == damaged
+    assert size(path) == 0
+
+
 @pytest.mark.parametrize(
     "kill",
     [

@@ -10,14 +10,15 @@ from binascii import crc32
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from functools import cache
-from itertools import chain
+from itertools import chain, count
 
 from dht22.console import Once, counted, say
-from dht22.log.linefile import LineFile, replace, was_moved
+from dht22.log.linefile import LineFile, lock, replace, sync, sync_folder, was_moved
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 WRITE_AGAIN = 1.0  # seconds from one try of a spool that cannot be written to the next
 LONG_FILE = 200_000  # lines, after which the file is replaced by one with only the unsent readings
+LARGEST = 1 << 28  # bytes; no spool is that large
 SPOOL_LINE = re.compile(rb"([0-9a-fn.,-]{18,160}),([0-9a-f]{8})")  # what it says, and its checksum
 TORN_LINE = re.compile(rb"[0-9a-fn.,-]{0,170}")
 
@@ -45,12 +46,70 @@ def with_checksum(text: str) -> bytes:
     return b"%b,%08x\n" % (content, crc32(content))
 
 
+def is_intact(match: re.Match[bytes]) -> bool:
+    """Tell whether the checksum of what SPOOL_LINE found is right."""
+    return crc32(match[1]) == int(match[2], 16)
+
+
 def fields_of(line: bytes) -> list[str]:
     """Return the fields of a line of the spool; raise ValueError if it is damaged."""
     match = SPOOL_LINE.fullmatch(line.rstrip(b"\n"))
-    if match is None or crc32(match[1]) != int(match[2], 16):
+    if match is None or not is_intact(match):
         raise ValueError("damaged")
     return match[1].decode("ascii").split(",", 4)
+
+
+def restore(path: str) -> None:
+    """Replace a damaged spool by what is intact in it, once it is copied; raise OSError.
+
+    An SD card can damage any part of it: flip bits, lose a page, leave erased ones (0xFF). A torn
+    last line and the NUL bytes behind it are left to LineFile, and so is a file without a line of
+    ours, which it refuses.
+    """
+    with suppress(FileNotFoundError), open(path, "r+b") as file:
+        lock(file)
+        if os.fstat(file.fileno()).st_size > LARGEST:
+            return
+        content = file.read()
+        body = content.rstrip(b"\0")
+        lines = list(SPOOL_LINE.finditer(body))
+        intact = [match[0] + b"\n" for match in lines if is_intact(match)]
+        kept = b"".join(intact)
+        if kept == body + b"\n" or body.startswith(kept) and TORN_LINE.fullmatch(body, len(kept)):
+            return
+        if not body.strip(b"\0\xff"):
+            say(f"{path} held nothing but an erased page; it was emptied")
+            file.truncate(0)
+        elif lines:
+            copy = copy_damaged(path, content)
+            try:
+                replace(path, intact).close()
+            except OSError:
+                os.unlink(copy)
+                raise
+            say(
+                f"{path} was damaged: {counted(len(intact), 'line')} could be read and were kept;"
+                f" the damaged file is now {copy}"
+            )
+
+
+def copy_damaged(path: str, content: bytes) -> str:
+    """Put a copy of a damaged file on the disk, as a new file; return its name; raise OSError."""
+    for number in count(1):
+        copy = f"{path}.damaged" if number == 1 else f"{path}.damaged.{number}"
+        with suppress(FileExistsError):
+            file = open(copy, "xb")  # noqa: SIM115
+            break
+    try:
+        with file:
+            file.write(content)
+            file.flush()
+            sync(file)
+    except OSError:
+        os.unlink(copy)
+        raise
+    sync_folder(copy)
+    return copy
 
 
 class Waiting:
@@ -106,6 +165,7 @@ class Spool:
         self.rewrite_at = LONG_FILE
         self.file: LineFile | None = None
         try:
+            restore(path)
             self.file = LineFile(path, say, b"", SPOOL_LINE.fullmatch, SPOOL_LINE, TORN_LINE)
         except OSError as error:
             if error.errno in (errno.EBUSY, errno.EINVAL):
