@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from support.brokers import FAST, Mosquitto, Subscriber
+from support.disk import Disk
 from support.numbered import QUICK, numbered
-from support.tools import ATTIC, DEADLINE, KITCHEN, Script, missing, write_keys
+from support.tools import ATTIC, DEADLINE, KITCHEN, missing, scripts, write_keys
 
 # What a script starts with & ignores SIGINT, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -21,16 +22,22 @@ settings.load_profile("any")
 @pytest.fixture
 def script(tmp_path):
     """Start scripts in a folder of the test's own; stop those that still run at its end."""
-    running = []
+    with scripts(tmp_path) as start:
+        yield start
 
-    def start(name, *argv, **keywords):
-        running.append(Script(tmp_path, name, *argv, **keywords))
-        return running[-1]
 
-    yield start
-    for each in running:
-        each.process.kill()
-        each.process.wait()
+@pytest.fixture
+def disk(tmp_path):
+    """Make a small disk, at `disk` in the test's folder; it is given up at the end."""
+    made = []
+
+    def make(options):
+        made.append(Disk(tmp_path / "disk", options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 @pytest.fixture

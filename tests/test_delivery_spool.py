@@ -1,34 +1,25 @@
 """The spool of a named sensor on disks that are full, read-only or gone; a queue past its bound."""
 
-import os
 import re
 import signal
-import subprocess
-from contextlib import suppress
 
 import pytest
 
 from dht22.datagram import format_ack, parse
 from dht22.pi.spool import Spool, Waiting, boot_id
 from support.numbered import logged, size, taken
-from support.tools import free_port, inside_of, lines, needs, until, with_small_disk
+from support.tools import free_port, lines, until
+
+ON_DISK = ["--spool", "disk/kitchen.spool"]
 
 
 @pytest.mark.parametrize(
     "mount, why", [("size=4k", "No space left on device"), ("ro", "Read-only file system")]
 )
-def test_a_spool_on_a_disk_that_is_full_or_read_only(sensor, server, tmp_path, mount, why):
+def test_a_spool_on_a_disk_that_is_full_or_read_only(sensor, server, disk, tmp_path, mount, why):
     port = free_port()
-    client = sensor(
-        port,
-        "--interval",
-        0.005,
-        "--count",
-        200,
-        "--spool",
-        "disk/kitchen.spool",
-        prefix=with_small_disk(tmp_path, mount),
-    )
+    argv = "--interval", 0.005, "--count", 200, *ON_DISK
+    client = sensor(port, *argv, prefix=disk(mount).inside)
     client.says(
         rf"^cannot write the spool disk/kitchen.spool \({why}\): readings wait in memory only$"
     )
@@ -40,77 +31,40 @@ def test_a_spool_on_a_disk_that_is_full_or_read_only(sensor, server, tmp_path, m
     assert "is written again" not in client.err, "no line comes and goes"
 
 
-def test_a_spool_that_is_given_room_is_written_again(sensor, server, tmp_path):
-    needs("nsenter")
-    port = free_port()
-    client = sensor(
-        port,
-        "--interval",
-        0.005,
-        "--spool",
-        "disk/kitchen.spool",
-        prefix=with_small_disk(tmp_path, "size=4k"),
-    )
+def test_a_spool_that_is_given_room_is_written_again(sensor, server, disk, tmp_path):
+    port, small = free_port(), disk("size=4k")
+    client = sensor(port, "--interval", 0.005, *ON_DISK, prefix=small.inside)
     client.says("^cannot write the spool")
-    inside = inside_of(client.process)
-    subprocess.run(
-        [*inside, "mount", "-o", "remount,size=1m", "tmpfs", tmp_path / "disk"], check=True
-    )
+    small.resize("1m")
     client.says("^the spool disk/kitchen.spool is written again$")
-    holder = subprocess.Popen([*inside, "sleep", "60"])  # so that the disk outlives the client
-    try:
-        until(lambda: os.readlink(f"/proc/{holder.pid}/exe").endswith("sleep"))
-        client.stop(signal.SIGKILL)
-        kept = subprocess.run(
-            [*inside_of(holder), "cat", tmp_path / "disk/kitchen.spool"],
-            check=True,
-            stdout=subprocess.PIPE,
-        ).stdout
-    finally:
-        holder.kill()
-        holder.wait()
-    (tmp_path / "kept.spool").write_bytes(kept)
+    client.stop(signal.SIGKILL)
     running = server("--quiet", port=port)
-    again = sensor(port, "--count", 1, "--spool", "kept.spool")
+    again = sensor(port, "--count", 1, *ON_DISK, prefix=small.inside)
     assert again.wait() == 0 and running.stop() == 0
-    delivered = logged(tmp_path / "datalog.csv")
-    assert delivered[-1:] == again.read()
-    assert (
-        delivered[:-1] == client.read()[: len(delivered) - 1]
-        and len(delivered) - 1 >= len(client.read()) - 1
-    )
+    *delivered, last = logged(tmp_path / "datalog.csv")
+    assert [last] == again.read()
+    assert delivered == client.read()[: len(delivered)]
+    assert len(delivered) >= len(client.read()) - 1
 
 
 def test_what_was_delivered_while_the_disk_was_full_stands_once_after_it_had_room_again(
-    sensor, server, tmp_path
+    sensor, server, disk, tmp_path
 ):
     """270 readings wait, the disk is full, 240 are delivered; then there is room, and a kill."""
-    needs("nsenter")
-    prefix = with_small_disk(tmp_path, "size=64k")
-    holder = subprocess.Popen([*prefix, "sleep", "100"], cwd=tmp_path)
-    try:
-        until(lambda: os.readlink(f"/proc/{holder.pid}/exe").endswith("sleep"))
-        inside = [*inside_of(holder), "-w"]
-        disk = tmp_path.joinpath(f"/proc/{holder.pid}/root{tmp_path}/disk")
-        port = free_port()
-        argv = ["--interval", 0.01, "--spool", "disk/kitchen.spool"]
-        client = sensor(port, *argv, prefix=inside)
-        until(lambda: len(lines(disk / "kitchen.spool")) >= 270)
-        with suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
-            while True:
-                filler.write(bytes(512))
-        first = server("--quiet", "--count", 240, port=port)
-        client.says("^cannot write the spool")
-        assert first.wait() == 0
-        (disk / "filler").unlink()
-        client.says("is written again$")
-        client.stop(signal.SIGKILL)
-        server("--quiet", port=port)
-        again = sensor(port, *argv, "--count", 5, prefix=inside)
-        assert again.wait() == 0
-    finally:
-        holder.kill()
-        holder.wait()
+    port, small = free_port(), disk("size=64k")
+    argv = "--interval", 0.01, *ON_DISK
+    client = sensor(port, *argv, prefix=small.inside)
+    until(lambda: len(lines(small.folder / "kitchen.spool")) >= 270)
+    small.fill()
+    first = server("--quiet", "--count", 240, port=port)
+    client.says("^cannot write the spool")
+    assert first.wait() == 0
+    small.give_room()
+    client.says("is written again$")
+    client.stop(signal.SIGKILL)
+    server("--quiet", port=port)
+    again = sensor(port, *argv, "--count", 5, prefix=small.inside)
+    assert again.wait() == 0
     delivered = logged(tmp_path / "datalog.csv")
     assert len(delivered) == len(set(delivered)) > 270
     assert delivered[-5:] == again.read()

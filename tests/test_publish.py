@@ -13,7 +13,7 @@ import pytest
 from support.brokers import FAST, KEEPING, PATIENT, Way
 from support.made import START, row
 from support.rotation import append, copy_and_truncate, rename_and_pack
-from support.tools import free_port, inside_of, needs, until, with_small_disk
+from support.tools import free_port, needs, until
 
 
 def now(k=0):
@@ -373,14 +373,12 @@ def test_state_in_no_folder(publish):
     )
 
 
-def test_state_on_a_full_disk(publish, broker, subscriber, log, tmp_path):
+def test_state_on_a_full_disk(publish, broker, subscriber, log, disk):
     heard = subscriber(broker)
-    prefix = with_small_disk(tmp_path, "size=64k")
-    running = publish(broker.url, "--state", "disk/state", prefix=prefix)
+    small = disk("size=64k")
+    running = publish(broker.url, "--state", "disk/state", prefix=small.inside)
     running.says("^connected")
-    enter = inside_of(running.process)
-    disk = tmp_path / "disk"
-    subprocess.run([*enter, "sh", "-c", f"cat /dev/zero > {disk}/zeros"], stderr=subprocess.DEVNULL)
+    small.fill()
     append(log, row(0))
     running.says(
         r"^cannot save the position in disk/state \(No space left on device\); "
@@ -388,12 +386,10 @@ def test_state_on_a_full_disk(publish, broker, subscriber, log, tmp_path):
     )
     append(log, row(1))
     heard.wait_for_rows([row(0), row(1)])
-    subprocess.run([*enter, "rm", f"{disk}/zeros"], check=True)
+    small.give_room()
     running.says("^the position is saved again in disk/state$")
-    kept = subprocess.run([*enter, "cat", f"{disk}/state"], check=True, stdout=subprocess.PIPE)
-    assert json.loads(kept.stdout)["line"] == row(1)
-    left = subprocess.run([*enter, "ls", disk], check=True, stdout=subprocess.PIPE, text=True)
-    assert left.stdout == "state\n"
+    assert json.loads((small.folder / "state").read_text())["line"] == row(1)
+    assert os.listdir(small.folder) == ["state"]
     assert running.stop() == 0
     assert running.err.count("cannot save") == 1
 

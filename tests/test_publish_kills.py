@@ -12,7 +12,7 @@ import time
 import pytest
 
 from dht22.log.linefile import was_moved
-from support.brokers import FAST, KEEPING, PATIENT
+from support.brokers import KEEPING, PATIENT
 from support.made import HEADER, row
 from support.rotation import append, beside, rename, rename_and_pack
 from support.tools import needs, resident, until
@@ -190,39 +190,3 @@ def test_packed_and_live_log(publish, mosquitto, subscriber, log, rows):
 def last_n(heard):
     """Return the n of the last reading that was heard, 0 if there is none."""
     return int(([0] + re.findall(r'"n":(\d+),', heard.end()))[-1])
-
-
-CALLS = "write,fsync,rename,sendto"
-
-
-@pytest.mark.parametrize("step", [25, pytest.param(1, marks=pytest.mark.long)])
-def test_killed_at_every_call(publish, mosquitto, subscriber, log, step):
-    """Run shortly under strace, which kills it at the k-th such call; the next run has the rest."""
-    needs("strace")
-    broker = mosquitto()
-    heard = subscriber(broker)
-    append(log, *map(row, range(6)))
-    rename(log)
-    append(log, *map(row, range(6, 12)))
-    trace = log.with_name("trace")
-    state = log.with_name("datalog.publish")
-
-    def run(*inject):
-        prefix = ["strace", "-f", "-o", trace, "-e", f"trace={CALLS}", *inject]
-        timers = {**FAST, "publish.broker.WINDOW": 2, "publish.publisher.SAVE": 0.0}
-        return publish(broker.url, "--all", "--once", prefix=prefix, timers=timers).wait()
-
-    assert run() == 0
-    calls = re.findall(r"^\d+ +(\w+)\(", trace.read_text(), re.MULTILINE)
-    assert all(calls.count(call) > 5 for call in CALLS.split(","))
-    for k in range(0, len(calls), step):
-        state.unlink(missing_ok=True)
-        before = len(heard.rows())
-        run("-e", f"inject={calls[k]}:signal=KILL:when={calls[: k + 1].count(calls[k])}")
-        assert "killed by SIGKILL" in trace.read_text()
-        again = publish(broker.url, "--all", "--once", "--no-discovery")
-        assert again.wait() == 0, again.err
-        until(
-            lambda: set(map(row, range(12))) <= set(heard.rows()[before:]), f"all after {calls[k]}"
-        )
-    print(f"killed at {len(range(0, len(calls), step))} of {len(calls)} calls")

@@ -21,13 +21,11 @@ from support.made import HEADER
 from support.tools import (
     ROOT,
     free_port,
-    inside_of,
     lines,
     needs,
     needs_namespaces,
     send,
     until,
-    with_small_disk,
 )
 
 STAMPED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z,127\.0\.0\.1,,74\.3,25\.7,")
@@ -292,24 +290,21 @@ def test_logging_goes_on_with_another_users_terminal_that_stands_still(server, t
     os.close(terminal)
 
 
-def test_a_full_disk_under_stdout_silences_it_only_while_it_is_full(server, tmp_path):
+def test_a_full_disk_under_stdout_silences_it_only_while_it_is_full(server, disk, tmp_path):
     """The line that was begun is finished, what there was no room for is left out."""
     into_disk = ["sh", "-c", 'exec "$@" > disk/out', "sh"]
-    prefix = [*with_small_disk(tmp_path, "size=4k"), *into_disk]
+    small = disk("size=4k")
+    prefix = [*small.inside, *into_disk]
     running = server("--log", "a.txt", prefix=prefix, stdout=subprocess.PIPE)
     for k in range(200):
         send(running.port, b"50.0,20.0")
         until(lambda: len(lines(tmp_path / "a.txt")) == k + 1)
-    inside = inside_of(running.process)
-    remount = ["mount", "-o", "remount,size=8m", "tmpfs", tmp_path / "disk"]
-    subprocess.run([*inside, *remount], check=True)
+    small.resize("8m")
     for k in range(5):
         send(running.port, b"51.0,20.0")
         until(lambda: len(lines(tmp_path / "a.txt")) == 201 + k)
-    printed = subprocess.run(
-        [*inside, "cat", tmp_path / "disk/out"], stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
     assert running.stop() == 0
+    printed = (small.folder / "out").read_text()
     assert re.fullmatch(r"(\d\d:\d\d:\d\d 127\.0\.0\.1 5[01]\.0,20\.0\n)+", printed)
     assert printed.count(" 51.0,20.0\n") == 5 and 50 < printed.count(" 50.0,20.0\n") < 200
 

@@ -268,6 +268,36 @@ def test_a_place_is_never_given_twice(path):
     assert spool.stamp("50.0,20.0").place == 6, "after a mark too: its reading was not spooled"
 
 
+def test_a_spool_torn_at_any_byte(path, tmp_path):
+    """After a power cut: the first of the waiting readings, unchanged, the oldest with its n."""
+    read = ["50.0,20.1", "50.1,-10.5", "100.0,-40.0"]
+    written = Spool(path)
+    written.owe(0, N)
+    assert written.write(
+        Waiting(k, boot_id(), 1234.5, 1_700_000_000.0, reading) for k, reading in enumerate(read)
+    )
+    whole = Path(path).read_bytes()
+    for cut in range(len(whole) + 1):
+        torn = tmp_path / f"{cut}.spool"
+        torn.write_bytes(whole[:cut])
+        queue, first, _ = Spool(str(torn)).load()
+        found = [each.reading for each in queue]
+        assert found == read[: len(found)], f"cut after {cut} bytes, {whole[:cut][-30:]}"
+        assert first == N or not found, (
+            f"cut after {cut} bytes: sent again with another n, and so logged twice"
+        )
+
+
+def test_a_first_reading_that_was_spooled_before_it_was_sent_has_no_n(path):
+    """As after SIGTERM between the two: it must be sent with an n of its own, not with 0."""
+    written = Spool(path)
+    assert written.write([written.stamp("50.0,20.1")])
+    written.file.file.close()
+    waiting, n, highest = Spool(path).load()
+    assert [each.reading for each in waiting] == ["50.0,20.1"]
+    assert (n, highest) == (None, 0)
+
+
 # A disk that is full
 
 

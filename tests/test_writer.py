@@ -1,19 +1,11 @@
 """The writer: what each log gets when, with logs that fail at chosen calls; and with real ones."""
 
-import re
-import socket
-import subprocess
-
 import pytest
 
 from dht22.console import Notices
 from dht22.server import writer
 from support.tools import (
-    free_port,
-    inside_of,
     lines,
-    needs,
-    needs_namespaces,
     options,
     readings,
     send,
@@ -200,125 +192,3 @@ def test_a_database_that_is_moved_away_does_not_stop_the_other_logs(server, tmp_
     assert running.err.count("cannot write a.db (moved away)") == 1
     assert "80 readings logged\na.db lacks 60 readings: moved away\n127.0.0.1: 80" in running.err
     assert len(readings(tmp_path / "a.txt")) == len(readings(tmp_path / "a.csv")) == 80
-
-
-FULL = b"50.0,20.0\n" * 409  # a page of 4,096 bytes is full in the middle of the next reading
-SENT = b"11.1,1.1", b"22.2,2.2,kitchen,1795255202000001,0.000", b"33.3,3.3"
-CALLS = "write", "fsync", "fdatasync", "pwrite64", "sendto"
-
-
-class Disk:
-    """A small tmpfs in a namespace of its own, which lives longer than the servers in it."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        folder.mkdir(exist_ok=True)
-        code = f"mount -t tmpfs -o size=4k tmpfs {folder} && touch {folder}/ready && exec sleep 600"
-        self.holder = subprocess.Popen(["unshare", "-rm", "sh", "-c", code])
-        self.inside = inside_of(self.holder)
-        until(lambda: not self.run("test", "-e", folder / "ready").returncode, "the disk")
-
-    def run(self, *command, **keywords):
-        return subprocess.run([*self.inside, *command], stderr=subprocess.DEVNULL, **keywords)
-
-    def write(self, name, content):
-        self.run("dd", f"of={self.folder / name}", input=content, check=True)
-
-    def read(self, name):
-        return self.run("cat", self.folder / name, stdout=subprocess.PIPE, check=True).stdout
-
-    def make_room(self):
-        remount = "mount", "-o", "remount,size=1m", "tmpfs", self.folder
-        self.run(*remount, check=True)
-
-
-def text_log_fails(script, tmp_path, inject=None):
-    """Let the text log fail while named and plain readings arrive, and then work again.
-
-    Kill the server at a call of `inject`, start it again, and send what is not acknowledged.
-    Return what the three logs hold, the trace, and whether it had to be started again.
-    """
-    for path in tmp_path.glob("a.*"):
-        path.unlink()
-    disk, trace = Disk(tmp_path / "disk"), tmp_path / "trace"
-    disk.write("a.txt", FULL)
-    logs = options(*(tmp_path / log for log in ("disk/a.txt", "a.csv", "a.db")))
-    strace = ["strace", "-D", "-f", "-o", trace, "-e", f"trace={','.join(CALLS)}"]
-    if inject:
-        strace += ["-e", f"inject={inject}"]
-    port = free_port()
-
-    def start(*prefix):
-        running = script(
-            "server",
-            "--port",
-            port,
-            "--quiet",
-            *logs,
-            prefix=[*disk.inside, *prefix],
-            timers={"server.writer.LOG_RETRY": 0.05},
-        )
-        until(lambda: "listening" in running.err or running.process.poll() is not None)
-        return running
-
-    running = first = start(*strace)
-    send(port, *SENT)
-    plain_ones = [SENT[0].decode(), SENT[2].decode()]
-    until(
-        lambda: (
-            running.process.poll() is not None
-            or [r for r in readings(tmp_path / "a.csv") if r in plain_ones] == plain_ones
-        )
-    )
-    if not inject:
-        running.says(r"^cannot write .*/disk/a.txt \(No space left on device\)")
-        assert "22.2,2.2" not in readings(tmp_path / "a.csv"), "held back"
-    disk.make_room()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(0.2)
-        sock.connect(("127.0.0.1", port))
-
-        def acknowledged():
-            nonlocal running
-            if running.process.poll() is not None:
-                running = start()
-            try:
-                sock.send(SENT[1])
-                return sock.recv(300) == b"ack,kitchen,1795255202000001,"
-            except OSError:  # also a time-out: before Python 3.10 that is no TimeoutError
-                return False
-
-        until(acknowledged, "an acknowledgement")
-    text = disk.read("a.txt")[len(FULL) :].decode()
-    assert text == "" or text.endswith("\n")
-    found = text.splitlines(), readings(tmp_path / "a.csv"), readings(tmp_path / "a.db")
-    running.process.kill()
-    disk.holder.kill()
-    disk.holder.wait()
-    running.wait()
-    return found, trace.read_text(), running is not first
-
-
-@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.long)])
-def test_killed_at_each_call_while_the_text_log_fails(script, tmp_path, step):
-    needs("strace", "nsenter")
-    needs_namespaces()
-    found, trace, _ = text_log_fails(script, tmp_path)
-    assert all(sorted(log) == ["11.1,1.1", "22.2,2.2", "33.3,3.3"] for log in found)
-    calls, numbers = [], {}
-    for name in re.findall(rf"^\d+ +({'|'.join(CALLS)})\(", trace, re.MULTILINE):
-        numbers[name] = numbers.get(name, 0) + 1
-        calls.append(f"{name}:signal=KILL:when={numbers[name]}")
-    assert len(calls) > 20
-    killed = 0
-    for inject in calls[::step]:
-        (text, table, database), _, was_killed = text_log_fails(script, tmp_path, inject)
-        killed += was_killed
-        assert table.count("22.2,2.2") == database.count("22.2,2.2") == 1, inject
-        assert text.count("22.2,2.2") >= 1, inject
-        for log in text, table, database:
-            for reading in "11.1,1.1", "33.3,3.3":
-                assert log.count(reading) <= 1, inject
-    # How many calls there are depends on which datagrams arrive together.
-    assert killed > 0.6 * len(calls[::step])
-    print(f"killed at {killed} calls")

@@ -23,7 +23,10 @@ from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
+from support.disk import fill, give_room
+from support.killed import readings_in
 from support.made import HEADER
+from support.numbered import numbered, taken, whole_lines
 from support.relay import Relay
 from support.tools import Script, options, until
 
@@ -42,28 +45,16 @@ TIMERS = {
 YOUNG = 1.5 * RESEND + 0.1  # seconds; what waits longer is spooled, even on a busy machine
 LATE = 4.0  # seconds that a datagram may be under way, while those that pass it on are stopped
 
-# A sensor whose readings are all different. It notes each before it returns it, and what is said
-# of the spool, and each look-up, with the time (monotonic). The server's name can vanish.
+# Note what is said of the spool, and each look-up, with the time (monotonic). The server's name can
+# vanish.
 SETUP = """
 import os, socket, time
-from dht22.pi import sensor as room
 from dht22.pi import spool
 
-notes = open({notes!r}, "a+b", buffering=0)
-notes.seek(0)
-read_before = sum(b" read " in line for line in notes)
+notes = open({notes!r}, "ab", buffering=0)
 
 def note(word, text):
     notes.write(f"{{time.monotonic():.6f}} {{word}} {{text}}\\n".encode())
-
-def open_counter(sensor, pin):
-    def read():
-        global read_before
-        reading = read_before % 1000 / 10, {temperature} + read_before // 1000 / 10
-        read_before += 1
-        note("read", "%.1f,%.1f" % reading)
-        return reading
-    return room.Driver("simulated", "each is counted", read, 1, 0.0, made_up=True)
 
 def say(line, say=spool.say):
     note("spool", line)
@@ -76,31 +67,16 @@ def getaddrinfo(host, *rest, look_up=socket.getaddrinfo, **keywords):
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
     return look_up("127.0.0.1", *rest, **keywords)
 
-room.DRIVERS["simulated"] = open_counter
 spool.say = say
 socket.getaddrinfo = getaddrinfo
 """
 
 
-class Disk:
-    """A small file system; needs a namespace of mounts."""
-
-    def __init__(self, path, size):
-        self.path = path
-        self.filler = path / "filler"
-        path.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], check=True)
-
-    def fill(self, pages_left):
-        with open(self.filler, "wb", buffering=0) as file:
-            try:
-                while file.write(bytes(4096)):
-                    pass
-            except OSError:
-                file.truncate(max(0, file.tell() - 4096 * pages_left))
-
-    def give_room(self):
-        self.filler.unlink(missing_ok=True)
+def mounted(path, size):
+    """Return a small file system, in the namespace of mounts that this needs."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], check=True)
+    return path
 
 
 class Life:
@@ -136,14 +112,13 @@ class Client:
         self.folder = folder
         self.options = options
         self.spool = folder / "spools" / f"{self.name}.spool"
+        self.taken = folder / f"taken{number}"
         self.notes = folder / f"notes{number}"
         self.notes_read = 0
         self.lives = []
         self.spooled = set()  # readings that stood in the spool at an end
-        self.setup = SETUP.format(
-            notes=str(self.notes),
-            temperature=10 * (number + 1),
-            vanished=str(folder / "vanished"),
+        self.setup = numbered(self.taken, temperature=10 * (number + 1)) + SETUP.format(
+            notes=str(self.notes), vanished=str(folder / "vanished")
         )
 
     @property
@@ -180,12 +155,14 @@ class Client:
         code = life.script.wait()
         life.end = time.monotonic()
         assert "Traceback" not in life.script.err, life.script.err
+        before = self.read()
+        for reading, at in taken(self.taken).items():
+            if reading not in before:
+                life.read[reading] = at
         notes = whole_lines(self.notes)
         for line in notes[self.notes_read :]:
             at, word, text = line.split(" ", 2)
-            if word == "read":
-                life.read[text] = float(at)
-            elif word == "spool":
+            if word == "spool":
                 life.said.append((float(at), text))
             else:
                 life.looked_up = float(at)
@@ -193,17 +170,11 @@ class Client:
         early = code == -signal.SIGTERM and not life.read  # it was still importing
         assert early or code == (-signal.SIGKILL if life.killed else 0), life.script.err
         if self.name:
-            in_spool = [line.split(",") for line in whole_lines(self.spool)]
-            self.spooled |= {",".join(each[4:6]) for each in in_spool if each[0] != "n"}
+            self.spooled |= set(readings_in(self.spool))
 
     def read(self):
         """Return all that was read, and when."""
         return {reading: at for life in self.lives for reading, at in life.read.items()}
-
-
-def whole_lines(path):
-    content = path.read_text() if path.exists() else ""
-    return content[: content.rfind("\n") + 1].splitlines()
 
 
 class Chaos:
@@ -213,8 +184,8 @@ class Chaos:
         self.folder = folder
         self.dice = random.Random(seed)
         self.keyed = seed % 2 == 1
-        self.logs = Disk(folder / "logs", "4m")
-        self.spools = Disk(folder / "spools", self.dice.choice(["64k", "512k"]))
+        self.logs = mounted(folder / "logs", "4m")
+        self.spools = mounted(folder / "spools", self.dice.choice(["64k", "512k"]))
         endings = ["txt", "csv", "db"] if seed % 4 < 2 else ["txt", "csv"]
         self.paths = [folder / "logs" / f"a.{ending}" for ending in endings]
         self.server = None
@@ -318,12 +289,12 @@ class Chaos:
         return lambda: process.send_signal(signal.SIGCONT)
 
     def the_disk_of_the_logs_fills(self):
-        self.logs.fill(self.dice.choice([0, 0, 1, 3]))
-        return self.logs.give_room
+        fill(self.logs, self.dice.choice([0, 0, 1, 3]))
+        return lambda: give_room(self.logs)
 
     def the_disk_of_the_spools_fills(self):
-        self.spools.fill(self.dice.choice([0, 0, 1, 3]))
-        return self.spools.give_room
+        fill(self.spools, self.dice.choice([0, 0, 1, 3]))
+        return lambda: give_room(self.spools)
 
     def the_name_vanishes(self):
         vanished = self.folder / "vanished"
@@ -343,7 +314,7 @@ class Chaos:
         for path in self.paths[:2]:
             if path.exists():  # so the server does not write to what was renamed before
                 for old in path.parent.glob(f"{path.name}.*[0-9]"):
-                    if not self.logs.filler.exists():
+                    if not (self.logs / "filler").exists():
                         Path(f"{old}.gz").write_bytes(gzip.compress(old.read_bytes()))
                         old.unlink()
                 path.rename(f"{path}.{self.rotations:05}")

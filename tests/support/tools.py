@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -49,14 +49,6 @@ def needs_namespaces():
     needs("unshare")
     if subprocess.run(["unshare", "-rm", "true"], stderr=subprocess.DEVNULL).returncode:
         missing("the right to make namespaces (unshare -rm)")
-
-
-def with_small_disk(folder, options):
-    """Return the words before a command that give it a tmpfs of its own at `disk` in `folder`."""
-    needs_namespaces()
-    (folder / "disk").mkdir()
-    mount = f'mount -t tmpfs -o {options} tmpfs disk && exec "$@"'
-    return ["unshare", "-rm", "sh", "-c", mount, "sh"]
 
 
 def inside_of(process):
@@ -159,6 +151,23 @@ class Script:
         """Send a signal and return the exit code."""
         self.process.send_signal(number)
         return self.wait()
+
+
+@contextmanager
+def scripts(folder):
+    """Give a function that starts scripts in a folder; stop those that still run at the end."""
+    running = []
+
+    def start(name, *argv, **keywords):
+        running.append(Script(folder, name, *argv, **keywords))
+        return running[-1]
+
+    try:
+        yield start
+    finally:
+        for each in running:
+            each.process.kill()
+            each.process.wait()
 
 
 def send(port, *datagrams, host="127.0.0.1"):
@@ -288,17 +297,15 @@ def readings(path):
     return content.splitlines()
 
 
-# Calls on a file that strace can make fail, or kill at.
-CALLS = "openat,write,fsync,fdatasync,ftruncate,pwrite64,rename"
-
-
-def calls(trace):
-    """Return each call of a trace with its number among those of its name: ("write", 3)."""
-    found, numbers = [], {}
-    for name in re.findall(rf"^(?:\d+ +)?({CALLS.replace(',', '|')})\(", trace, re.MULTILINE):
-        numbers[name] = numbers.get(name, 0) + 1
-        found.append((name, numbers[name]))
-    return found
+def complete(path):
+    """Return the whole lines, or committed rows, that a reader can see now."""
+    if path.suffix == ".db":
+        try:
+            return readings(path)
+        except sqlite3.Error:  # no table yet
+            return []
+    content = path.read_text() if path.exists() else ""
+    return content[: content.rfind("\n") + 1].splitlines()[path.suffix == ".csv" :]
 
 
 KITCHEN, ATTIC = bytes(range(32)), bytes(range(32, 64))  # keys
