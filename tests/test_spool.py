@@ -272,7 +272,7 @@ def test_a_spool_torn_at_any_byte(path, tmp_path):
     """After a power cut: the first of the waiting readings, unchanged, the oldest with its n."""
     read = ["50.0,20.1", "50.1,-10.5", "100.0,-40.0"]
     written = Spool(path)
-    written.owe(0, N)
+    written.mark(0, N)
     assert written.write(
         Waiting(k, boot_id(), 1234.5, 1_700_000_000.0, reading) for k, reading in enumerate(read)
     )
