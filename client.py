@@ -33,15 +33,19 @@ from contextlib import closing, suppress
 
 try:
     from dht22 import console
-except ModuleNotFoundError:
-    sys.exit("client.py: error: the folder dht22 is not beside this file; copy it too (scp -r)")
-from dht22.console import Parser, Screen, say
-from dht22.datagram import PORT
-from dht22.keys import read_keys
-from dht22.pi.drivers import MIN_INTERVAL
-from dht22.pi.link import Link, PlainSender
-from dht22.pi.sensor import OFF, NoReading, Sensor, add_sensor_options, open_sensor
-from dht22.stop import Stop
+    from dht22.console import Parser, run_script, say
+    from dht22.datagram import PORT
+    from dht22.keys import read_keys
+    from dht22.pi.drivers import MIN_INTERVAL
+    from dht22.pi.link import Link, PlainSender
+    from dht22.pi.sensor import OFF, NoReading, Sensor, add_sensor_options, open_sensor
+    from dht22.screen import Screen, screen_of
+    from dht22.stop import Stop
+except (ImportError, SyntaxError) as error:
+    sys.exit(
+        f"client.py: error: cannot start ({error}); is the folder dht22 whole?"
+        " copy all of it beside this file (scp -r)"
+    )
 
 HUNG = 5  # calls of Sensor.read that failed in a row: the sensor may have hung
 
@@ -194,8 +198,11 @@ def open_sender(
         if options.spool:
             parser.error("--spool is for a named sensor; give a --name")
         return PlainSender(link, options.interval)
-    from dht22.pi.delivery import NamedSender  # only a named sensor needs it
-    from dht22.pi.spool import Spool
+    try:
+        from dht22.pi.delivery import NamedSender  # only a named sensor needs it
+        from dht22.pi.spool import Spool
+    except (ImportError, SyntaxError) as error:
+        parser.fail(f"cannot start ({error}); copy the whole folder dht22 (scp -r)")
 
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     path = options.spool or os.path.join(state, "dht22", f"{name}.spool")
@@ -223,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             " give a longer --interval"
         )
     link = Link(options.server, options.port)
-    screen = Screen(None if options.quiet else sys.stdout)
+    screen = screen_of(None if options.quiet else sys.stdout)
     try:
         with stop.interruptible():
             sender = open_sender(parser, options, link)
@@ -242,4 +249,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -24,11 +24,15 @@ from contextlib import closing
 
 try:
     from dht22 import console
-except ModuleNotFoundError:
-    sys.exit("dht_read.py: error: the folder dht22 is not beside this file; copy it too (scp -r)")
-from dht22.console import Parser, Screen, say
-from dht22.pi.sensor import NoReading, add_sensor_options, open_sensor
-from dht22.stop import Stop
+    from dht22.console import Parser, run_script, say
+    from dht22.pi.sensor import NoReading, add_sensor_options, open_sensor
+    from dht22.screen import screen_of
+    from dht22.stop import Stop
+except (ImportError, SyntaxError) as error:
+    sys.exit(
+        f"dht_read.py: error: cannot start ({error}); is the folder dht22 whole?"
+        " copy all of it beside this file (scp -r)"
+    )
 
 # What a beginner should look at, by what the failure said.
 HINTS = (
@@ -74,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop = Stop()
     parser = get_parser()
     options = parser.parse_args(argv)
-    screen = Screen(sys.stdout)
+    screen = screen_of(sys.stdout)
     readings = 0
     told: list[str] = []  # what each try came to
 
@@ -101,4 +105,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

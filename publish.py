@@ -52,14 +52,17 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 try:
+    from dht22.console import Parser, how_to_install, run_script, say
+    from dht22.keys import check_private
+    from dht22.log.follow import Follower, Position
     from dht22.publish.bookmark import Bookmark
-except ModuleNotFoundError:
-    sys.exit("publish.py: error: the folder dht22 is not beside this file; copy it too")
-from dht22.console import Parser, say
-from dht22.keys import check_private
-from dht22.log.follow import Follower, Position
-from dht22.publish.messages import Display
-from dht22.stop import Stop
+    from dht22.publish.messages import Display
+    from dht22.stop import Stop
+except (ImportError, SyntaxError) as error:
+    sys.exit(
+        f"publish.py: error: cannot start ({error}); is the folder dht22 whole?"
+        " copy all of it beside this file"
+    )
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
 
@@ -246,6 +249,14 @@ def open_follower(
     return follower
 
 
+def cannot_start(error: ImportError) -> str:
+    """Return what is missing, and how to get it."""
+    if (error.name or "").startswith("dht22"):
+        return f"cannot start ({error}); copy the whole folder dht22"
+    how = how_to_install("python3-paho-mqtt (from Debian 13 on)", "paho-mqtt", "publish.py")
+    return f"cannot start without paho-mqtt 2 ({error}); {how}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Publish until told to stop; return 0."""
     parser = get_parser()
@@ -255,10 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from dht22.publish.broker import Broker, BrokerLink
         from dht22.publish.publisher import Publisher
     except ImportError as error:
-        parser.fail(
-            f"cannot start without paho-mqtt 2 ({error}); sudo apt install python3-paho-mqtt "
-            "(from Debian 13 on), or uv run publish.py, or pipx run ./publish.py"
-        )
+        parser.fail(cannot_start(error))
     password = read_password(parser, options.password_file)
     tls = open_tls(parser, options)
     brokers = [
@@ -289,4 +297,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

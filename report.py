@@ -69,28 +69,29 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports just ends the script
 
 import json
-import os
 import re
 import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from io import TextIOWrapper
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Optional
 
 try:
-    from dht22.console import Parser
-except ModuleNotFoundError:
-    sys.exit("report.py: error: the folder dht22 is not beside this file; copy it too")
-from dht22.report.figures import UTC, Zone, examine, latest, now, spans, stamp, summary
-from dht22.report.lines import BESIDE, LogFile, Unreadable, log_at
-from dht22.report.live import NoWindow, watch
-from dht22.report.picture import draw
-from dht22.report.tables import read, with_rotated
-from dht22.report.texts import figures_text, latest_text
+    from dht22.console import Parser, how_to_install, print_all, run_script
+    from dht22.report.figures import UTC, Zone, examine, latest, now, spans, stamp, summary
+    from dht22.report.lines import BESIDE, LogFile, Unreadable, log_at
+    from dht22.report.live import NoWindow, watch
+    from dht22.report.picture import draw
+    from dht22.report.tables import read, with_rotated
+    from dht22.report.texts import figures_text, latest_text
+except (ImportError, SyntaxError) as error:
+    sys.exit(
+        f"report.py: error: cannot start ({error}); is the folder dht22 whole?"
+        " copy all of it beside this file"
+    )
 
 if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
     from pandas import DataFrame
@@ -228,17 +229,17 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             else:
                 text = report(args, parser)
         except ImportError as error:
-            parser.fail(
-                f"cannot start ({error}); sudo apt install python3-pandas python3-matplotlib, "
-                "or uv run report.py, or pipx run ./report.py"
+            how = how_to_install(
+                "python3-pandas python3-matplotlib", "pandas matplotlib", "report.py"
             )
+            parser.fail(f"cannot start ({error}); {how}")
         except NoWindow as error:
             parser.fail(f"cannot open a window ({error}); --plot FILE.png draws a picture instead")
         except Unreadable as error:
             parser.fail(f"cannot read {error}; has the server logged there?")
         except OSError as error:  # a log that --live follows
             parser.fail(f"cannot read {args.log[0].path} ({error.strerror}); is it yours?")
-        show(text, parser)
+        print_all(parser, text, "the report")
     return code
 
 
@@ -286,18 +287,5 @@ def plot(path: Path, tables: "dict[str, DataFrame]", zone: Zone, parser: Parser)
         parser.fail(f"cannot write {path} ({error.strerror}); is the folder there, and yours?")
 
 
-def show(text: str, parser: Parser) -> None:
-    """Print the report; a reader who has seen enough is no error."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # it may know no °
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        # Or Python tries once more as it exits
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
-            parser.fail(f"cannot print the report ({error.strerror}); is the disk full?")
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -34,17 +34,21 @@ from dataclasses import dataclass, field
 
 try:
     from dht22 import console
-except ModuleNotFoundError:
-    sys.exit("server.py: error: the folder dht22 is not beside this file; copy it too")
-from dht22.console import Notices, Parser, Screen, counted, say
-from dht22.datagram import AS_LOGGED, PORT, Named, parse
-from dht22.keys import print_new_key, read_keys
-from dht22.log.formats import LOGS, Log, Row
-from dht22.server.inbox import BATCH, Broken, Datagram, Inbox, Peer, open_inbox
-from dht22.server.recovery import is_recoverable, recover
-from dht22.server.senders import Senders
-from dht22.server.writer import Writer
-from dht22.stop import Stop
+    from dht22.console import Notices, Parser, counted, run_script, say
+    from dht22.datagram import AS_LOGGED, PORT, Named, parse
+    from dht22.keys import print_new_key, read_keys
+    from dht22.log.formats import LOGS, Log, Row
+    from dht22.screen import Screen, screen_of
+    from dht22.server.inbox import BATCH, Broken, Datagram, Inbox, Peer, open_inbox
+    from dht22.server.recovery import is_recoverable, recover
+    from dht22.server.senders import Senders
+    from dht22.server.writer import Writer
+    from dht22.stop import Stop
+except (ImportError, SyntaxError) as error:
+    sys.exit(
+        f"server.py: error: cannot start ({error}); is the folder dht22 whole?"
+        " copy all of it beside this file"
+    )
 
 DEFAULT_LOGS = ["datalog.txt", "datalog.csv"]
 # Byte order mark and CRLF, which editors on Windows put into a log.
@@ -299,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Writer(logs, notices),
         Senders(recovered, keys, notices),
         notices,
-        Screen(None if options.quiet else sys.stdout),
+        screen_of(None if options.quiet else sys.stdout),
         options.count,
         options.interval,
         forgets=not is_recoverable(paths[-1]),
@@ -315,4 +319,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -15,7 +15,8 @@ A reading's way:
 
 Above:
     datagram        the form of readings and acknowledgements: written, parsed, signed, verified
-    console         options, one-line errors, output that never blocks
+    screen          stdout and stderr, which never keep a script waiting
+    console         options, one-line errors, talk
     keys            key files
     resolve         the addresses of a host
     silence         when a sensor counts as silent

@@ -1,4 +1,4 @@
-"""What the scripts share at the terminal: options, one-line errors, output that never blocks."""
+"""What the scripts share at the terminal: options, one-line errors, what they say."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import argparse
 import errno
 import os
 import re
-import select
+import signal
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
-from functools import lru_cache
+from collections.abc import Callable
+from io import TextIOWrapper
 
 from dht22 import VERSION
 from dht22.datagram import NAME, PORT
+from dht22.screen import screen_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # not at run time: `typing` would cost the client on the Pi 0.7 MiB
-    from typing import Any, NoReturn, TextIO
+    from typing import Any, NoReturn
 
+PYTHON = "py" if os.name == "nt" else "python3"  # what to type to start Python
 PROGRESS = 2.0  # seconds from one line about the progress to the next
-CHUNK = 4096  # bytes; PIPE_BUF on Linux: a pipe that polls writable accepts as many at once
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,12 +41,52 @@ class Parser(argparse.ArgumentParser):
         if file:  # Python 3.9 fails where stdout or stderr was closed before the start
             super()._print_message(message, file)
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        screen_of(sys.stderr).show(message or "")  # behind what was said before
+        sys.exit(status)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
     def fail(self, message: str) -> NoReturn:
         """End a script that could not start: exit code 1."""
         self.exit(1, f"{self.prog}: error: {message}\n")
+
+
+def run_script(main: Callable[[], int]) -> None:
+    """Run a script; end with its exit code, unless that is 0, once its last lines are written."""
+    try:
+        code = main()
+        if code:  # 0 needs no exit, which would end Thonny's shell too
+            sys.exit(code)
+    finally:
+        for stream in sys.stdout, sys.stderr:
+            screen_of(stream).finish()
+        if not isinstance(sys.stdout, TextIOWrapper):  # an editor, which goes on, with its Ctrl+C
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def how_to_install(debian: str, pypi: str, script: str) -> str:
+    """Return the ways to packages that a script needs: by their names in Debian and in PyPI."""
+    if sys.platform == "linux":
+        return f"sudo apt install {debian}, or uv run {script}, or pipx run ./{script}"
+    return f"{PYTHON} -m pip install {pypi}, or uv run {script}"
+
+
+def print_all(parser: Parser, text: str, what: str) -> None:
+    """Print what was asked for, all of it, however slow its reader; end the script if that fails.
+
+    A reader who has seen enough (`| head`) is no failure.
+    """
+    try:
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # it may know no °
+        print(text, flush=True)
+    except OSError as error:
+        if isinstance(sys.stdout, TextIOWrapper):  # else Python tries once more as it exits
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno not in (errno.EPIPE, errno.EINVAL):  # so Windows calls a broken pipe
+            parser.fail(f"cannot print {what} ({error.strerror}); is the disk full?")
 
 
 def port(text: str) -> int:
@@ -156,79 +197,6 @@ class Progress:
         if self.is_due():
             say(line)
             self.due = time.monotonic() + PROGRESS
-
-
-class Screen:
-    """stdout or stderr, written to only while its reader keeps up: it can never stop the logging.
-
-    What there is no room for is left out, whole lines at a time.
-    """
-
-    def __init__(self, stream: TextIO | None) -> None:
-        # A stream that was closed before the start is None; its number may be a log's by now.
-        self.fd = stream.fileno() if stream else -1
-        self.unfinished = b""  # the rest of a line that was written in part
-        if stream and stream.isatty():
-            self.fd = open_terminal(self.fd)
-
-    def is_open(self) -> bool:
-        return self.fd >= 0
-
-    def show(self, lines: str) -> None:
-        """Write `lines`, as many as there is room for."""
-        rest = self.unfinished + lines.encode("utf-8", "backslashreplace")
-        try:
-            while rest and self.fd >= 0 and writable(self.fd):
-                whole_lines = rest.rfind(b"\n", 0, CHUNK) + 1
-                written = os.write(self.fd, rest[: whole_lines or CHUNK])
-                self.unfinished = rest_of_line(rest, written)
-                rest = rest[written:]
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # a full disk may get room again
-                self.fd = -1
-
-
-def rest_of_line(lines: bytes, written: int) -> bytes:
-    """Return what is missing of the line within which a write ended."""
-    if lines[:written].endswith(b"\n"):
-        return b""
-    return lines[written : lines.find(b"\n", written) + 1]
-
-
-def open_terminal(fd: int) -> int:
-    """Return a descriptor of our own for a terminal, so that it alone is O_NONBLOCK; -1 for none.
-
-    A terminal polls writable when a single byte fits: only O_NONBLOCK keeps a write from waiting.
-    """
-    flags = os.O_WRONLY | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_NONBLOCK", 0)
-    if os.name != "posix":
-        return fd
-    with suppress(OSError):
-        return os.open(os.ttyname(fd), flags)
-    with suppress(OSError):  # another user's terminal (sudo -u), but ours to write to
-        os.tcgetpgrp(fd)  # raises unless this is the terminal that controls us
-        return os.open("/dev/tty", flags)
-    return -1
-
-
-def writable(fd: int) -> bool:
-    """Tell whether a write of CHUNK bytes would return at once.
-
-    O_NONBLOCK would tell that too, but whoever gave us the descriptor would inherit it.
-    """
-    if not hasattr(select, "poll"):  # Windows
-        return True
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    return bool(poll.poll(0))
-
-
-@lru_cache(maxsize=2)
-def screen_of(stream: TextIO | None) -> Screen:
-    """Return the one screen of a stream."""
-    return Screen(stream)
 
 
 def say(line: str) -> None:

@@ -6,9 +6,10 @@ import errno
 import os
 import re
 import stat
+import sys
 from io import IOBase
 
-from dht22.console import Parser
+from dht22.console import Parser, print_all
 from dht22.datagram import NAME
 
 KEY = re.compile(rb"(%b)[ \t]+([0-9a-fA-F]{64})[ \t]*" % NAME)
@@ -46,7 +47,6 @@ def read_keys(path: str) -> dict[str, bytes]:
 
 def print_new_key(parser: Parser, name: str) -> None:
     """Print a line with a new key for a sensor, as `read_keys` reads it."""
-    try:
-        os.write(1, f"{name} {os.urandom(32).hex()}\n".encode("ascii"))
-    except OSError as error:
-        parser.fail(f"cannot print the key ({error.strerror}); is stdout open, the disk full?")
+    if sys.stdout is None:
+        parser.fail("cannot print the key (stdout is closed); open it")
+    print_all(parser, f"{name} {os.urandom(32).hex()}", "the key")

@@ -178,20 +178,55 @@ def test_an_error_is_one_line(script, argv, code, error):
     assert all(line.startswith("driver simulated") for line in talk)
 
 
+NOT_WHOLE = r"{}\.py: error: cannot start \(.+\); is the folder dht22 whole\? copy all of it .*\n"
+HALF = {  # of the folder: what an interrupted copy leaves
+    "nothing": [],
+    "some": ["*.py", "log", "pi/[d-k]*.py", "report/f*.py", "server/[a-k]*.py"],
+}
+
+
+@pytest.mark.parametrize("half", HALF)
 @pytest.mark.parametrize("name", ["client", "dht_read", "server", "report", "publish"])
-def test_a_script_that_was_copied_alone_tells_what_is_missing(tmp_path, name):
+def test_without_all_of_its_modules_a_script_tells_so(tmp_path, name, half):
     script = shutil.copy(ROOT / f"{name}.py", tmp_path)
+    for pattern in HALF[half]:
+        for path in ROOT.glob(f"dht22/{pattern}"):
+            copy = tmp_path / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(path, copy) if path.is_dir() else shutil.copy(path, copy)
+    assert re.fullmatch(NOT_WHOLE.format(name), one_line_of(script))
+
+
+@pytest.mark.parametrize("lines", [60, 33])  # names are missing; the last line makes no sense
+def test_with_a_module_that_was_cut_a_script_tells_so(tmp_path, lines):
+    script = shutil.copy(ROOT / "client.py", tmp_path)
+    shutil.copytree(ROOT / "dht22", tmp_path / "dht22")
+    console = tmp_path / "dht22/console.py"
+    console.write_text("".join(console.read_text().splitlines(keepends=True)[:lines]))
+    assert re.fullmatch(NOT_WHOLE.format("client"), one_line_of(script))
+
+
+def test_without_what_a_named_sensor_needs_the_client_tells_so(tmp_path):
+    script = shutil.copy(ROOT / "client.py", tmp_path)
+    shutil.copytree(ROOT / "dht22", tmp_path / "dht22")
+    (tmp_path / "dht22/pi/spool.py").unlink()
+    argv = ["127.0.0.1", "--driver", "simulated", "--name", "kitchen"]
+    assert one_line_of(script, *argv) == (
+        "client.py: error: cannot start (No module named 'dht22.pi.spool');"
+        " copy the whole folder dht22 (scp -r)\n"
+    )
+
+
+def one_line_of(script, *argv):
+    """Return the line on stderr with which a script cannot start."""
     done = subprocess.run(
-        [sys.executable, script],
+        [sys.executable, "-B", script, *argv],
         env={**os.environ, "PYTHONPATH": ""},
         stderr=subprocess.PIPE,
         text=True,
     )
     assert done.returncode == 1
-    how = " (scp -r)" if name in ("client", "dht_read") else ""
-    assert done.stderr == (
-        f"{name}.py: error: the folder dht22 is not beside this file; copy it too{how}\n"
-    )
+    return done.stderr
 
 
 INTERRUPT = """

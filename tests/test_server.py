@@ -16,7 +16,6 @@ from datetime import datetime
 
 import pytest
 
-from dht22.console import Screen
 from support.made import HEADER
 from support.tools import (
     ROOT,
@@ -175,53 +174,6 @@ def test_a_second_server_on_the_log_refuses_to_start(script, server):
     second = script("server", "--port", 0)
     assert second.wait() == 1
     assert "cannot log to datalog.txt (another client or server writes it); " in second.err
-
-
-def test_logging_goes_on_without_a_reader_of_stdout(server, tmp_path):
-    reading, writing = os.pipe()  # nobody reads: it is full after 64 KiB
-    stalled = server("--log", "stalled.txt", stdout=writing)
-    closed = server("--log", "closed.txt", stdout=subprocess.PIPE)
-    closed.process.stdout.close()
-    none = server("--log", "none.txt", prefix=["sh", "-c", 'exec "$@" >&-', "sh"])
-    for running, log in (stalled, "stalled.txt"), (closed, "closed.txt"), (none, "none.txt"):
-        for block in range(60):
-            send(running.port, *[b"50.0,20.0"] * 100)
-            until(lambda: len(lines(tmp_path / log)) == (block + 1) * 100)  # noqa: B023
-        assert running.stop() == 0
-        assert "6000 readings logged\n" in running.err
-    os.close(writing)
-    with open(reading) as pipe:
-        printed = pipe.read().splitlines(keepends=True)
-    assert 1000 < len(printed) < 6000
-    assert all(line.endswith(" 127.0.0.1 50.0,20.0\n") for line in printed), (
-        "what is printed is whole lines"
-    )
-
-
-def test_what_a_slow_reader_has_no_room_for_is_left_out_line_by_line():
-    reader, writer = os.pipe()
-    with open(reader, "rb", buffering=0) as pipe, open(writer, "w") as stream:
-        screen = Screen(stream)
-        screen.show("74.3,25.7\n" * 20_000)
-        shown = pipe.read(50_000)
-        screen.show("74.3,25.7\n" * 20_000)
-        stream.close()
-        shown += pipe.read()
-        assert len(shown) < 400_000 and set(shown.splitlines()) == {b"74.3,25.7"}
-
-
-def test_a_long_line_that_a_slow_reader_has_no_room_for_is_finished_later():
-    reader, writer = os.pipe()
-    with open(reader, "rb", buffering=0) as pipe, open(writer, "w") as stream:
-        screen = Screen(stream)
-        long, short = "a" * 100_000 + "\n", "74.3,25.7\n"
-        screen.show(long)
-        shown = pipe.read(50_000)
-        screen.show(short)
-        stream.close()
-        while piece := pipe.read(50_000):
-            shown += piece
-        assert shown.decode() == long + short
 
 
 def test_the_last_notices_are_shown_at_the_end(server, tmp_path):

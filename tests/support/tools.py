@@ -110,7 +110,7 @@ class Script:
         number = sum(1 for _ in folder.glob(f"{name}.*.err"))
         self.out_path, self.err_path = (folder / f"{name}.{number}.{end}" for end in ("out", "err"))
         setup = "".join(shortened(*each) for each in (timers or {}).items()) + setup
-        code = f"{setup}\nimport sys, {name}\nsys.exit({name}.main(sys.argv[1:]))"
+        code = f"{setup}\nimport {name}\n{name}.run_script({name}.main)"
         command = (
             [sys.executable, "-c", code] if setup else [sys.executable, str(ROOT / f"{name}.py")]
         )
