@@ -55,13 +55,18 @@ interval promises, between the sensor's own first and last one.
 --live opens a window with the last 10 minutes of one .csv, drawn again twice a second: breathe on
 the sensor and see. Its button, q or Ctrl+C closes it. It needs a display and python3-tk.
 
---last is for cron and monitoring: a sensor is silent when its latest reading is older than 5 of its
-intervals, and than a minute, and then the exit code is 1. The newest rotated log counts too.
+--since 7d, --since 2026-11-20 and --until 2026-11-20T08:00 choose a time, --name kitchen a sensor.
+
+--last is for cron and monitoring: exit code 1 if a sensor is silent (its latest reading is older
+than 5 of its intervals, and than a minute), outside --temperature -30..-15 or --humidity 30..70, or
+ahead of the clock. Each sensor heard in the last 30 days is shown; --since changes that.
 
 Needs pandas, and for a picture matplotlib: sudo apt install python3-pandas python3-matplotlib, or
 `uv run report.py` or `pipx run ./report.py`, which bring them along; --last needs neither.
-Exit code: 0 = done, 1 = no reading, no pandas, no window or a silent sensor, 2 = usage.
+Exit code: 0 = done, 1 = no reading, no pandas, no window or a --last that is wrong, 2 = usage.
 """
+
+from __future__ import annotations
 
 import signal
 
@@ -72,21 +77,22 @@ import json
 import re
 import sys
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from time import monotonic
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 try:
-    from dht22.console import Parser, how_to_install, print_all, run_script
-    from dht22.report.figures import UTC, Zone, examine, latest, now, spans, stamp, summary
-    from dht22.report.lines import BESIDE, LogFile, Unreadable, log_at
+    from dht22.console import Parser, Progress, how_to_install, print_all, run_script, say
+    from dht22.report.figures import examine, spans, summary
+    from dht22.report.latest import is_bad, latest, limits
+    from dht22.report.lines import Chosen, LogFile, Unreadable, in_order, log_at
     from dht22.report.live import NoWindow, watch
     from dht22.report.picture import draw
     from dht22.report.tables import read, with_rotated
     from dht22.report.texts import figures_text, latest_text
+    from dht22.report.times import UTC, Zone, in_utc, now, span, stamp, time
 except (ImportError, SyntaxError) as error:
     sys.exit(
         f"report.py: error: cannot start ({error}); is the folder dht22 whole?"
@@ -96,33 +102,19 @@ except (ImportError, SyntaxError) as error:
 if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
     from pandas import DataFrame
 
-PATIENCE = 2  # seconds
-
-
-class Progress:
-    """Progress on the terminal, if the work takes long; nothing if stderr is a file."""
-
-    def __init__(self) -> None:
-        self.terminal = sys.stderr if sys.stderr and sys.stderr.isatty() else None
-        self.begun = monotonic()
-
-    def show(self, text: str) -> None:
-        """Replace the line, by nothing at the end; what else is printed overwrites it."""
-        if self.terminal and monotonic() - self.begun > PATIENCE:
-            print(f"\033[K{text}", end="\r", file=self.terminal, flush=True)
+LAST_DAYS = 30  # a sensor that --last has not heard for longer was taken down
+LIMITED = "--humidity", "--temperature"
 
 
 # Converters
 
 
-def log(text: str) -> Optional[LogFile]:
-    """Convert `text` to a log; None if it is a file that only stands beside one."""
-    if text.endswith(BESIDE):
-        return None
+def log(text: str) -> LogFile | str:
+    """Convert `text` to a log; return it as it is if it is not the name of one."""
     try:
         return log_at(Path(text))
-    except ValueError as reason:
-        raise ArgumentTypeError(f"{text!r} is not a log ({reason})") from None
+    except ValueError:
+        return text
 
 
 def picture(text: str) -> Path:
@@ -130,14 +122,6 @@ def picture(text: str) -> Path:
     if not text.endswith((".png", ".svg", ".pdf")):
         raise ArgumentTypeError(f"{text!r} is not a picture (the ending is .png, .svg or .pdf)")
     return Path(text)
-
-
-def span(text: str) -> timedelta:
-    """Convert `text`, such as 30s, 10min, 1h or 1d, to a time span."""
-    match = re.fullmatch("([1-9][0-9]{0,4})(s|min|h|d)", text)
-    if not match:
-        raise ArgumentTypeError(f"{text!r} is not a time span (such as 30s, 10min, 1h or 1d)")
-    return timedelta(seconds=int(match[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400}[match[2]])
 
 
 def minutes(text: str) -> int:
@@ -159,25 +143,17 @@ def get_parser() -> Parser:
         metavar="LOG",
         help="a .csv, .db or .txt of the server, also rotated or packed (default: datalog.csv)",
     )
-    parser.add_argument(
-        "--plot",
-        type=picture,
-        metavar="FILE",
-        help="draw humidity and temperature over time (.png, .svg or .pdf)",
-    )
-    parser.add_argument(
-        "--every",
-        type=span,
-        metavar="1h",
-        help="add the figures of each time span (s, min, h or d)",
-    )
-    parser.add_argument("--local", action="store_true", help="show local times (default: UTC)")
-    parser.add_argument("--json", action="store_true", help="print the figures for a program")
-    parser.add_argument(
-        "--last",
-        action="store_true",
-        help="print each sensor's latest reading; exit code 1 if one is silent",
-    )
+    add = parser.add_argument
+    add("--since", type=time, metavar="TIME", help="from this time on, or for so long (7d)")
+    add("--until", type=time, metavar="TIME", help="before this time (such as 2026-11-20T08:00)")
+    add("--name", action="append", default=[], metavar="SENSOR", help="of this one; repeatable")
+    add("--plot", type=picture, metavar="FILE", help="draw a picture (.png, .svg or .pdf)")
+    add("--every", type=span, metavar="1h", help="add a line for each time span (s, min, h or d)")
+    add("--local", action="store_true", help="use local times (default: UTC)")
+    add("--json", action="store_true", help="print the figures for a program")
+    add("--last", action="store_true", help="print the latest readings; 1 if something is wrong")
+    add("--temperature", type=limits, metavar="LOW..HIGH", help="with --last: else wrong (°C)")
+    add("--humidity", type=limits, metavar="LOW..HIGH", help="with --last: else wrong (%%)")
     parser.add_argument(
         "--live",
         type=minutes,
@@ -189,45 +165,85 @@ def get_parser() -> Parser:
     return parser
 
 
-def options(parser: Parser, argv: Optional[Sequence[str]]) -> Namespace:
+def joined(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments, -30..-15 joined to its option: argparse would take it for another."""
+    found: list[str] = []
+    for argument in arguments:
+        if found and found[-1] in LIMITED and re.match("-[0-9]", argument):
+            found[-1] += f"={argument}"
+        else:
+            found.append(argument)
+    return found
+
+
+def get_options(parser: Parser, argv: Sequence[str] | None) -> Namespace:
     """Return the options; end with 2 if some do not go together."""
-    args = parser.parse_args(argv)
-    args.log = [log for log in args.log if log]
-    if not args.log:
-        parser.error("none of these files is a log")
-    if args.last and (args.plot or args.every):
+    options = parser.parse_args(joined(sys.argv[1:] if argv is None else argv))
+    options.zone = None if options.local else UTC
+    options.limits = {
+        quantity: getattr(options, quantity)
+        for quantity in ("humidity", "temperature")
+        if getattr(options, quantity)
+    }
+    if options.last and (options.plot or options.every):
         parser.error("--last goes with neither --plot nor --every")
-    if args.live and (args.plot or args.every or args.json or args.last):
+    if options.limits and not options.last:
+        parser.error("--temperature and --humidity go with --last")
+    if options.live and (options.plot or options.every or options.json or options.last):
         parser.error("--live goes with --local alone")
-    if any(log.ending == ".txt" for log in args.log) and (
-        args.plot or args.every or args.last or args.live
-    ):
-        parser.error("a .txt log has no times; give the .csv or the .db")
-    if args.live and [(log.ending, log.packing) for log in args.log] != [(".csv", "")]:
+    options.log = get_logs(parser, options)
+    options.chosen = get_chosen(parser, options)
+    return options
+
+
+def get_logs(parser: Parser, options: Namespace) -> list[LogFile]:
+    """Return the logs among the files; end with 2 if there is none, or if they do not do."""
+    logs = [log for log in options.log if isinstance(log, LogFile)]
+    others = [name for name in options.log if isinstance(name, str)]
+    if not logs:
+        parser.error(
+            f"argument LOG: {others[0]!r} is not a log (the ending is .csv, .db or .txt, before "
+            "what rotation adds)"
+        )
+    if others:
+        say(f"passed over, not logs by their names: {', '.join(others)}")
+    timed = options.plot or options.every or options.last or options.live
+    chosen = options.since or options.until or options.name
+    if any(log.ending == ".txt" for log in logs) and (timed or chosen):
+        parser.error("a .txt log has neither times nor names; give the .csv or the .db")
+    if options.live and [(log.ending, log.packing) for log in logs] != [(".csv", "")]:
         parser.error("--live looks at one .csv")
-    return args
+    return logs
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Print the report; return 0, or 1 if a sensor is silent.
+def get_chosen(parser: Parser, options: Namespace) -> Chosen:
+    """Return which readings are wanted; end with 2 if none can be."""
+    try:
+        since, until = (
+            in_utc(each, options.zone, now()) for each in (options.since, options.until)
+        )
+    except (OSError, OverflowError, ValueError):
+        parser.error("--since or --until is a time that no clock shows")
+    if since and until and since >= until:
+        parser.error("--since is not before --until")
+    return Chosen(since, until, frozenset(options.name))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report; return 0, or 1 if something is wrong with a sensor's latest reading.
 
     End with 1 if there is no reading, no pandas or no window, and with 2 for a wrong option.
     """
     parser = get_parser()
-    args = options(parser, argv)
-    zone = None if args.local else UTC
-    code = 0
+    options = get_options(parser, argv)
     with suppress(KeyboardInterrupt):
         if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on it cleans up
         try:
-            if args.live:
-                watch(args.log[0], args.live, zone)
+            if options.live:
+                watch(options.log[0], options.live, options.zone)
                 return 0
-            if args.last:
-                text, code = last(args, now())
-            else:
-                text = report(args, parser)
+            text, code = last(options, now()) if options.last else (report(options, parser), 0)
         except ImportError as error:
             how = how_to_install(
                 "python3-pandas python3-matplotlib", "pandas matplotlib", "report.py"
@@ -238,47 +254,58 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         except Unreadable as error:
             parser.fail(f"cannot read {error}; has the server logged there?")
         except OSError as error:  # a log that --live follows
-            parser.fail(f"cannot read {args.log[0].path} ({error.strerror}); is it yours?")
+            parser.fail(f"cannot read {options.log[0].path} ({error.strerror}); is it yours?")
         print_all(parser, text, "the report")
-    return code
+        return code
+    return 0
 
 
-def last(args: Namespace, time: datetime) -> tuple[str, int]:
+def last(options: Namespace, time: datetime) -> tuple[str, int]:
     """Return each sensor's latest reading as text, and the exit code at a time in UTC."""
-    zone = None if args.local else UTC
-    sensors = latest([each for log in args.log for each in with_rotated(log) or [log]], time)
+    chosen: Chosen = options.chosen
+    time = chosen.until or time
+    chosen = chosen._replace(since=chosen.since or time - timedelta(days=LAST_DAYS))
+    logs = [each for log in options.log for each in with_rotated(log) or [log]]
+    sensors = latest(logs, time, chosen, options.limits)
     if not sensors:
-        raise Unreadable(f"{', '.join(str(log.path) for log in args.log)} (no reading in it)")
+        raise Unreadable(f"{', '.join(str(log.path) for log in options.log)} ({chosen.none()})")
+    unheard = chosen.missing(sensors)
     for sensor in sensors.values():
-        sensor["time"] = stamp(sensor["time"], zone)
-    text = json.dumps({"sensors": sensors}, indent=2) if args.json else latest_text(sensors)
-    return text, int(any(sensor["silent"] for sensor in sensors.values()))
+        sensor["time"] = stamp(sensor["time"], options.zone)
+    code = int(unheard or any(map(is_bad, sensors.values())))
+    if options.json:
+        return json.dumps({"sensors": sensors}, indent=2), code
+    return latest_text(sensors, options.limits), code
 
 
-def report(args: Namespace, parser: Parser) -> str:
+def report(options: Namespace, parser: Parser) -> str:
     """Return the report as text; draw the picture if there is to be one."""
-    zone = None if args.local else UTC
-    progress = Progress()
-    rows, doubled, skipped = read(args.log, progress.show)
+    progress = progress_on_a_terminal()
+    rows, doubled, skipped = read(options.log, progress, options.chosen)
     tables = {}
     for name, table in rows.groupby("sensor", observed=True):
-        progress.show(f"examining {name}")
+        progress(f"examining {name}")
         tables[name] = examine(table)
-    tables = dict(sorted(tables.items()))
-    if args.plot:
-        progress.show(f"drawing {args.plot}")
-        plot(args.plot, tables, zone, parser)
-    progress.show("")
-    sensors = {name: summary(table, zone) for name, table in tables.items()}
-    if args.every:
+    tables = {name: tables[name] for name in sorted(tables, key=in_order)}
+    options.chosen.missing(tables)
+    if options.plot:
+        progress(f"drawing {options.plot}")
+        plot(options.plot, tables, options.zone, parser)
+    sensors = {name: summary(table, options.zone) for name, table in tables.items()}
+    if options.every:
         for name, table in tables.items():
-            sensors[name]["spans"] = spans(table, args.every, zone)
-    if args.json:
+            sensors[name]["spans"] = spans(table, options.every, options.zone)
+    if options.json:
         return json.dumps({"sensors": sensors, "doubled": doubled, "skipped": skipped}, indent=2)
     return "\n\n".join(figures_text(name, sensor) for name, sensor in sensors.items())
 
 
-def plot(path: Path, tables: "dict[str, DataFrame]", zone: Zone, parser: Parser) -> None:
+def progress_on_a_terminal() -> Callable[[str], None]:
+    """Return what shows the progress; elsewhere, as in a mail from cron, it would be noise."""
+    return Progress().show if sys.stderr and sys.stderr.isatty() else lambda line: None
+
+
+def plot(path: Path, tables: dict[str, DataFrame], zone: Zone, parser: Parser) -> None:
     """Draw the picture."""
     figure = draw(tables, zone)
     try:

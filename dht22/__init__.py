@@ -43,8 +43,10 @@ server/:
 
 report/:
     report/lines    the lines of logs, in blocks, from a time on
+    report/times    times and spans, as typed and as shown
     report/tables   logs as tables
-    report/figures  what there is to say of them
+    report/latest   the latest reading of each sensor, and what is wrong with it; without pandas
+    report/figures  what there is to say of the readings
     report/texts    what report.py prints
     report/picture  the plot
     report/live     a window with the last minutes

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
 
-from dht22.report import figures, lines, live  # noqa: E402
+from dht22.report import figures, lines, live, times  # noqa: E402
 from support.made import MINUTE, START, row, write  # noqa: E402
 from support.tools import until  # noqa: E402
 
@@ -117,7 +117,7 @@ def test_the_window(tmp_path, script):
     if not shutil.which("xdotool"):
         pytest.skip("no xdotool here")
     log = tmp_path / "datalog.csv"
-    now = (figures.now() - START) // timedelta(milliseconds=1)
+    now = (times.now() - START) // timedelta(milliseconds=1)
     with display(tmp_path) as (name, screen):
         running = script("report", "--live", "1", env={"DISPLAY": name})
 

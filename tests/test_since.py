@@ -114,7 +114,7 @@ def test_since_until_and_names(tmp_path):
         20,
     )
     assert len(chosen(path, names=frozenset(["kitchen"]))) == 60
-    with pytest.raises(lines.Unreadable, match="no reading in it"):
+    with pytest.raises(lines.Unreadable, match="no reading of cellar"):
         chosen(path, names=frozenset(["cellar"]))
 
 

@@ -83,7 +83,7 @@ def test_what_is_reported_of_many_bad_lines_is_bounded(tmp_path, capfd):
 
 
 def test_the_number_of_a_bad_line_far_behind(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(lines, "BLOCK", 10_000)
+    monkeypatch.setattr(lines, "BLOCK_OF_LINES", 10_000)
     rows = [row(minute * MINUTE) for minute in range(1000)]
     log = write(tmp_path / "datalog.csv", *rows[:777], "no row\n", *rows[777:])
     assert len(read(log)[0]) == 1000
@@ -119,7 +119,7 @@ def test_what_a_spreadsheet_may_make_of_a_row(tmp_path, line):
 def test_blocks_are_checked_as_strictly_as_lines(tmp_path, capfd, monkeypatch, ending, seed):
     """Whatever a row is turned into: it is taken from a block only if it would be taken alone."""
     chance = random.Random(seed)
-    monkeypatch.setattr(lines, "BLOCK", 400)
+    monkeypatch.setattr(lines, "BLOCK_OF_LINES", 400)
     held = []
     for minute in range(300):
         named = chance.choice(["kitchen", ""])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,15 +18,23 @@ except ImportError:  # some Pythons are built without it
     LZMAError = EOFError  # type: ignore[misc, assignment]
 
 PACKED = {".gz": "gzip", ".xz": "lzma", ".bz2": "bz2"}  # the modules that unpack
-NO_LOGS = "-wal", "-shm", "-journal", ".new"  # lie beside a log
+# Endings of what lies beside a log and is none: SQLite's, a publisher's position, a user's files
+BESIDE = "-wal", "-shm", "-journal", ".publish", ".new", "~"
+# A log by its name: what the server calls it, its ending, what rotation adds, how it is packed
+LOG_NAME = re.compile(
+    r"(.*(\.csv|\.db|\.txt))(?:[.-][0-9][0-9-]*|\.old)?(\.gz|\.xz|\.bz2)?", re.DOTALL
+)
 DAMAGE = EOFError, zlib.error, LZMAError  # what these modules raise besides OSError
 BLOCK = 1 << 16  # bytes, some 700 rows; up to this much is lost before a damage
 
 
 def rotated(path: str) -> list[str]:
-    """Return what rotation has left of a log, the oldest first."""
+    """Return what rotation has left of a log, the oldest first.
+
+    Rotation may be told to use any names, so each file counts that begins as the log, but BESIDE.
+    """
     beside = [*glob.glob(glob.escape(path) + ".*"), *glob.glob(glob.escape(path) + "-*")]
-    files = [each for each in beside if not each.endswith(NO_LOGS) and os.path.isfile(each)]
+    files = [each for each in beside if not each.endswith(BESIDE) and os.path.isfile(each)]
     return sorted(files, key=modified)
 
 

@@ -1,23 +1,14 @@
-"""What there is to say of a sensor: figures, gaps, suspicious readings, time spans, the latest."""
+"""What there is to say of a sensor: figures, gaps, suspicious readings, time spans."""
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict, deque
-from collections.abc import Iterable
-from datetime import datetime, timedelta, timezone, tzinfo
-from statistics import median
-from typing import TYPE_CHECKING, Any, Optional
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
-from dht22.report.lines import LogFile, blocks, check_line
-from dht22.silence import is_silent
+from dht22.report.times import UTC, Zone, stamp
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series, Timestamp
-
-# A time zone: UTC, or None for the local one, which astimezone() takes for that.
-Zone = Optional[tzinfo]
-UTC = timezone.utc
 
 UNITS = {
     "humidity": "humidity (%)",
@@ -38,8 +29,6 @@ WINDOW = 15  # readings; a step in the middle moves their median along
 THRESHOLD = 5 * 1.4826  # MADs; 1.4826 of them are a standard deviation where the noise is normal
 # Closer to the median is never suspicious; DHT22 datasheet
 ACCURACY = {"humidity": 2.0, "temperature": 0.5}
-
-LINE = re.compile(rb"([^,\n]*,([^,\n]*,[^,\n]*),[^\n]*\n?)")  # of a .csv, with its client and name
 
 
 def dew_point(humidity: Series, temperature: Series) -> Series:
@@ -81,17 +70,6 @@ def examine(readings: DataFrame) -> DataFrame:
             for quantity, accuracy in ACCURACY.items()
         },
     )
-
-
-def now() -> datetime:
-    """Return the time in UTC, as tables hold it: without a zone."""
-    return datetime.now(UTC).replace(tzinfo=None)
-
-
-def stamp(time: datetime, zone: Zone, precision: str = "milliseconds") -> str:
-    """Return a time of a table as RFC 3339 writes it in a zone."""
-    there = time.replace(tzinfo=UTC).astimezone(zone)
-    return there.isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 def summary(readings: DataFrame, zone: Zone = UTC) -> dict[str, Any]:
@@ -199,51 +177,3 @@ def share(
     if begin <= first and last < end:
         expected += 1  # both ends are readings
     return min(1.0, count / float(max(1, expected)))
-
-
-# The latest
-
-
-def latest(logs: Iterable[LogFile], at: datetime) -> dict[str, dict[str, Any]]:
-    """Return each sensor's latest reading and its age at a time, for JSON; raise Unreadable.
-
-    The end of a log does not tell of a sensor that fell silent long before: all of it is read.
-    """
-    recent: dict[tuple[LogFile, bytes], deque[bytes]] = defaultdict(lambda: deque(maxlen=WINDOW))
-    for log in logs:
-        for block in blocks(log):
-            for line, sender in LINE.findall(block):
-                recent[log, sender].append(line)
-    readings: dict[str, dict[datetime, tuple[float, float]]] = defaultdict(dict)
-    for (log, _), lines in recent.items():
-        for line in lines:
-            if is_row(line, log.ending):
-                stamped, client, name, humidity, temperature, _ = line.decode().split(",")
-                time = datetime.fromisoformat(stamped[:-1])
-                readings[name or client][time] = float(humidity), float(temperature)
-    return {name: liveness(readings[name], at) for name in sorted(readings)}
-
-
-def is_row(line: bytes, ending: str) -> bool:
-    try:
-        check_line(line, ending)
-    except ValueError:
-        return False
-    return True
-
-
-def liveness(readings: dict[datetime, tuple[float, float]], at: datetime) -> dict[str, Any]:
-    """Return the latest of a sensor's readings by time, and whether the sensor is silent then."""
-    times = sorted(readings)[-WINDOW:]
-    pauses = [(later - earlier).total_seconds() for earlier, later in zip(times, times[1:])]
-    interval = median(pauses) if pauses else None
-    age = max(0.0, (at - times[-1]).total_seconds())
-    humidity, temperature = readings[times[-1]]
-    return {
-        "time": times[-1],
-        "humidity": humidity,
-        "temperature": temperature,
-        "age": round(age, 3),
-        "interval": interval,
-        "silent": is_silent(age, interval or 0.0),
-    }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime
 from io import BufferedIOBase
+from ipaddress import ip_address
 from pathlib import Path
 from shutil import copyfileobj
 from tempfile import TemporaryDirectory
@@ -16,23 +17,64 @@ from typing import NamedTuple
 from dht22.console import say
 from dht22.datagram import parse
 from dht22.log.formats import TEXT_WHOLE, open_for_reading, parse_row
-from dht22.log.rotated import BLOCK as PIECE
-from dht22.log.rotated import NO_LOGS, is_damage, unpacked
+from dht22.log.rotated import BLOCK, LOG_NAME, is_damage, unpacked
 
-# The server's name for it, and what rotation adds: datalog.csv.1, datalog.csv-20261121.gz
-LOG_NAME = re.compile(r"(.*(\.csv|\.db|\.txt))(?:[.-][0-9][0-9-]*)?(\.gz|\.xz|\.bz2)?", re.DOTALL)
-# What stands beside logs and is none: `report.py datalog*` passes over it
-BESIDE = (*NO_LOGS, ".publish")
 # A line as in the CSV, and only one, whatever somebody has put into the database
 SELECT = """
     SELECT replace(time || ',' || client || ',' || ifnull(name, '') || ','
         || humidity || ',' || temperature || ',' || ifnull(n, ''), char(10), '?') || char(10)
     FROM reading WHERE rowid >= ?"""
 OLDER = "SELECT min(rowid) FROM reading WHERE rowid >= ? AND rowid < ? AND time >= ?"
-BLOCK = 1 << 21  # bytes
+BLOCK_OF_LINES = 1 << 21  # bytes, at least
 # Looked at before the beginning of what is wanted: two full spools. What a spool has kept is
 # delivered late, and stands behind its time.
 LATE_BYTES, LATE_ROWS = 20_000_000, 280_000
+
+
+class Chosen(NamedTuple):
+    """Which readings are wanted: in UTC, without a zone; of these sensors, or of all."""
+
+    since: datetime | None = None
+    until: datetime | None = None  # and before that
+    names: frozenset[str] = frozenset()  # or the address of a sensor without a name
+
+    def has(self, sensor: str) -> bool:
+        return not self.names or sensor in self.names
+
+    def missing(self, sensors: Container[str]) -> bool:
+        """Report which of the names are not among the sensors; tell whether there are any."""
+        names = [name for name in sorted(self.names, key=in_order) if name not in sensors]
+        for name in names:
+            say(self._replace(names=frozenset([name])).none())
+        return bool(names)
+
+    def none(self) -> str:
+        """Return the words for: there is no such reading."""
+        words = "no reading"
+        if self.names:
+            words += f" of {', '.join(sorted(self.names, key=in_order))}"
+        if self.since:
+            words += f" since {self.since.isoformat(timespec='seconds')}Z"
+        if self.until:
+            words += f" before {self.until.isoformat(timespec='seconds')}Z"
+        return words if self != ALL else f"{words} in it"
+
+
+ALL = Chosen()
+
+
+def in_order(sensor: str) -> tuple[int, int, str]:
+    """Return what a sensor is sorted by: addresses as numbers, then names."""
+    try:
+        address = ip_address(sensor)
+    except ValueError:
+        return 7, 0, sensor
+    return address.version, int(address), sensor
+
+
+def stamp_of(time: datetime | None) -> bytes:
+    """Return a time in UTC as a row begins with it, nothing if there is none."""
+    return time.isoformat(timespec="milliseconds").encode() if time else b""
 
 
 class LogFile(NamedTuple):
@@ -99,9 +141,9 @@ def file_blocks(log: LogFile, file: BufferedIOBase) -> Iterator[bytes]:
     """Yield the lines of a file in blocks; a damaged packed one is read as far as it goes."""
     lines = bytearray()
     try:
-        for piece in iter(lambda: file.read1(PIECE), b""):
+        for piece in iter(lambda: file.read1(BLOCK), b""):
             lines += piece
-            if len(lines) >= BLOCK:
+            if len(lines) >= BLOCK_OF_LINES:
                 end = lines.rfind(b"\n") + 1
                 yield bytes(lines[:end])
                 del lines[:end]
@@ -156,3 +198,12 @@ def check_line(line: bytes, ending: str) -> None:
         parse(line)
         return
     parse_row(line)
+
+
+def is_row(line: bytes, ending: str) -> bool:
+    """Tell whether `line` is one of a log with this ending."""
+    try:
+        check_line(line, ending)
+    except ValueError:
+        return False
+    return True

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from dht22.console import say
 from dht22.log.follow import Follower, Position
-from dht22.report.figures import UTC, Zone, examine, is_row, now, stamp
-from dht22.report.lines import LogFile, blocks
+from dht22.report.figures import examine
+from dht22.report.lines import LogFile, blocks, is_row
 from dht22.report.picture import fill
 from dht22.report.tables import table, with_rotated
+from dht22.report.times import UTC, Zone, now, stamp
 from dht22.stop import Stop
 
 if TYPE_CHECKING:

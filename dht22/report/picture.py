@@ -7,7 +7,8 @@ from math import ceil
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from dht22.report.figures import ACCURACY, GAP, UNITS, UTC, Zone
+from dht22.report.figures import ACCURACY, GAP, UNITS
+from dht22.report.times import UTC, Zone
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

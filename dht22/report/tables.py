@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from dht22.console import say
 from dht22.datagram import HUMIDITY_RANGE, TEMPERATURE_RANGE
 from dht22.log.formats import COLUMNS, CSV_HEADER, NOT_A_ROW, READING, ROW
-from dht22.log.rotated import rotated
-from dht22.report.lines import LOG_NAME, LogFile, Unreadable, blocks, check_line, log_at
+from dht22.log.rotated import LOG_NAME, rotated
+from dht22.report.lines import (
+    ALL,
+    Chosen,
+    LogFile,
+    Unreadable,
+    blocks,
+    check_line,
+    log_at,
+    stamp_of,
+)
 
 if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
     from pandas import DataFrame, Series
@@ -26,17 +34,6 @@ LINE_END = rb"\r?\n"
 ROWS = {".txt": re.compile(READING + LINE_END), ".csv": re.compile(ROW + LINE_END)}
 ROWS[".db"] = ROWS[".csv"]
 SHOWN = 5  # skipped lines, of all logs together; the rest is a number
-
-
-class Chosen(NamedTuple):
-    """Which readings are wanted: in UTC, without a zone; of these sensors, or of all."""
-
-    since: datetime | None = None
-    until: datetime | None = None  # and before that
-    names: frozenset[str] = frozenset()  # or the address of a sensor without a name
-
-
-ALL = Chosen()
 
 
 def with_rotated(log: LogFile) -> list[LogFile]:
@@ -80,11 +77,6 @@ def tables(log: LogFile, skipped: Skipped, chosen: Chosen) -> Iterator[DataFrame
         if len(readings):
             yield readings
         number = number and number + block.count(b"\n")
-
-
-def stamp_of(time: datetime | None) -> bytes:
-    """Return a time in UTC as a row begins with it, nothing if there is none."""
-    return time.isoformat(timespec="milliseconds").encode() if time else b""
 
 
 def wanted(readings: DataFrame, chosen: Chosen) -> DataFrame:
@@ -164,10 +156,9 @@ def read(
             files.append(joined(found))
         if log.ending == ".txt":
             say(f"{log.path} has neither times nor names: statistics only")
-    progress("")
     skipped.conclude()
     if not files:
-        raise Unreadable(f"{', '.join(str(log.path) for log in logs)} (no reading in it)")
+        raise Unreadable(f"{', '.join(str(log.path) for log in logs)} ({chosen.none()})")
     # By their first time; a text log's is NaT, the smallest
     files.sort(key=lambda readings: int(readings.time.to_numpy()[0].astype("int64")))
     if len(files) > 1:

@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 from dht22.report.figures import UNITS
+from dht22.report.latest import Limits
+from dht22.report.lines import in_order
 
 LONGEST_GAPS = 5  # listed, of each sensor
 
@@ -62,14 +64,21 @@ def spans_text(spans: list[dict[str, Any]]) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def latest_text(sensors: dict[str, dict[str, Any]]) -> str:
+def latest_text(sensors: dict[str, dict[str, Any]], limits: Limits) -> str:
     """Return each sensor's latest reading as text, a line each."""
     width = max(map(len, sensors))
     lines = []
-    for name, sensor in sensors.items():
+    for name in sorted(sensors, key=in_order):
+        sensor = sensors[name]
         reading = f"{sensor['humidity']:.1f},{sensor['temperature']:.1f}"
-        line = f"{name:{width}}  {sensor['time']}  {reading:>10}  {length(sensor['age']):>8} ago"
+        age = f"{length(abs(sensor['age'])):>8} {'in the future' if sensor['ahead'] else 'ago'}"
+        line = f"{name:{width}}  {sensor['time']}  {reading:>10}  {age}"
         if sensor["interval"]:
             line += f", usually every {sensor['interval']:.1f} s"
-        lines.append(line + (": silent" if sensor["silent"] else ""))
+        wrong = ["silent"] if sensor["silent"] else []
+        wrong += ["a clock was ahead"] if sensor["ahead"] else []
+        for quantity in sensor["outside"]:
+            lowest, highest = limits[quantity]
+            wrong.append(f"{quantity} outside {lowest:g}..{highest:g}")
+        lines.append(": ".join([line, *wrong[:1]]) + "".join(f", {each}" for each in wrong[1:]))
     return "\n".join(lines)
