@@ -31,6 +31,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
 try:
     from dht22 import console
@@ -39,7 +40,8 @@ try:
     from dht22.keys import print_new_key, read_keys
     from dht22.log.formats import LOGS, Log, Row
     from dht22.screen import Screen, screen_of
-    from dht22.server.inbox import BATCH, Broken, Datagram, Inbox, Peer, open_inbox
+    from dht22.server.arrival import Told, arrival, asked
+    from dht22.server.inbox import BATCH, Broken, Inbox, Peer, Received, open_inbox
     from dht22.server.recovery import is_recoverable, recover
     from dht22.server.senders import Senders
     from dht22.server.writer import Writer
@@ -50,6 +52,7 @@ except (ImportError, SyntaxError) as error:
         " copy all of it beside this file"
     )
 
+Question = tuple[Named, Peer, Told]  # who asks, and from which address the answer has to come
 DEFAULT_LOGS = ["datalog.txt", "datalog.csv"]
 # Byte order mark and CRLF, which editors on Windows put into a log.
 TAKE_OFF = r"sed -i '1s/^\xef\xbb\xbf//; s/\r$//'"
@@ -87,42 +90,36 @@ class Server:
             return BATCH
         return self.count - self.writer.logged - self.writer.pending
 
-    def check(self, batch: Sequence[Datagram]) -> tuple[list[Row], list[tuple[Peer, Named]]]:
+    def check(self, batch: Received) -> tuple[list[Row], list[Question]]:
         """Return a row for each new reading, and the named ones, new or not, that want an answer.
 
         All else is refused.
         """
         now, monotonic = time.time(), time.monotonic()
-        refusal = self.refusal()
+        refusal = "log failing" if self.writer.is_failing() else ""
         as_logged = AS_LOGGED.fullmatch
         rows: list[Row] = []
-        questions: list[tuple[Peer, Named]] = []
-        for datagram, peer in batch:
+        questions: list[Question] = []
+        for datagram, peer, told in zip(batch.datagrams, batch.peers, batch.told or repeat(())):
             address = peer[0].removeprefix("::ffff:")  # how a socket for both shows IPv4
+            at = arrival(told, now) if told else now
             if self.senders.keys is None and as_logged(datagram):  # most are: no need to parse
-                rows.append((now, address, "", datagram.decode(), ""))
+                rows.append((at, address, "", datagram.decode(), ""))
                 continue
             try:
                 reading, named = parse(datagram)
                 self.senders.authenticate(datagram, named)
                 if named is None:
-                    rows.append((now, address, "", reading, ""))
+                    rows.append((at, address, "", reading, ""))
                     continue
-                if self.senders.take(named, address, monotonic, refusal):
-                    rows.append((now - named.age, address, named.name, reading, str(named.n)))
-                questions.append((peer, named))
+                self.inbox.expect_named(batch)
+                if self.senders.take(named, address, at, monotonic, refusal):
+                    rows.append((at - named.age, address, named.name, reading, str(named.n)))
+                questions.append((named, peer, asked(told)))
             except ValueError as error:
                 self.refused[str(error)] += 1
                 self.notices.add("refused", f"refused {address}: {error}: {datagram[:58]!a}")
         return rows, questions
-
-    def refusal(self) -> str:
-        """Return why no new named reading is taken now, if so: its client sends it again."""
-        if self.writer.is_failing():
-            return "log failing"
-        if self.inbox.stood_still:  # its age is not known: it may have waited all the while
-            return "came while the server stood still"
-        return ""
 
     def write(self, rows: Sequence[Row]) -> list[Row]:
         """Write rows to the logs; return those that a first log has now."""
@@ -130,12 +127,12 @@ class Server:
         self.senders.store(stored)
         return written
 
-    def answer(self, questions: Sequence[tuple[Peer, Named]]) -> None:
+    def answer(self, questions: Sequence[Question]) -> None:
         """Acknowledge each named reading with the highest n of its name that is on the disk."""
-        for peer, named in questions:
+        for named, peer, source in questions:
             answer = self.senders.acknowledgement(named, self.interval)
             if answer:
-                self.inbox.answer(answer, peer)
+                self.inbox.answer(answer, peer, source)
         if questions and self.forgets:
             self.forgets = False
             say("without a .csv or .db log, duplicates are known only until this server stops")

@@ -36,6 +36,8 @@ pi/, on the Pi alone:
     pi/delivery     the sender of named readings, each until it is acknowledged; draws their n
 
 server/:
+    server/arrival      what the kernel tells of a datagram: when it arrived, at which address
+    server/addresses    the addresses of this machine, for the line that tells what to type
     server/inbox        the socket: listen, receive, count what was dropped
     server/recovery     the highest n of each named sensor in the logs, for a restart
     server/writer       all logs as one; what waits for a log while it fails, as on a full disk

@@ -94,12 +94,14 @@ def test_of_sensors_that_fall_silent_together_each_is_named():
 def test_duplicates_and_refusals_are_told_apart():
     senders = Senders({"kitchen": FIRST + 5}, None, Notices())
     old, new = (Named("kitchen", FIRST + n, 0.0, None) for n in (5, 6))
-    assert not senders.take(old, "a", 0.0, refusal="")
+    assert not senders.take(old, "a", 0.0, 0.0, refusal="")
     with pytest.raises(ValueError, match="log failing"):
-        senders.take(new, "a", 0.0, refusal="log failing")
-    assert not senders.take(old, "a", 0.0, refusal="log failing"), "a duplicate, whatever fails"
-    assert senders.take(new, "a", 0.0, refusal="")
-    assert not senders.take(new, "a", 0.0, refusal="")
+        senders.take(new, "a", 0.0, 0.0, refusal="log failing")
+    assert not senders.take(old, "a", 0.0, 0.0, refusal="log failing"), (
+        "a duplicate, whatever fails"
+    )
+    assert senders.take(new, "a", 0.0, 0.0, refusal="")
+    assert not senders.take(new, "a", 0.0, 0.0, refusal="")
     assert senders.duplicates() == 3
     assert senders.named["kitchen"].stored == FIRST + 5, "until it is on the disk"
     senders.store([(0.0, "a", "kitchen", "50.0,20.0", str(FIRST + 6))])
@@ -115,13 +117,19 @@ def test_the_bound_of_n_is_told_from_what_is_below():
 
 @pytest.mark.parametrize(
     "addresses, told",
-    [("aaaa", False), ("abbb", False), ("abc", False), ("aba", True), ("abcb", True)],
+    [
+        *[("aaaaaa", False), ("aabbbb", False), ("aaabc", False), ("aaaba", True), ("abcb", True)],
+        *[("aaabbbba", False), ("aaabba", True), ("aaab.......a", False), ("ab.a", True)],
+    ],
 )
 def test_a_name_from_two_addresses_in_turn_is_reported(addresses, told):
-    """Not a Pi that gets another address, and another one later."""
+    """Not a Pi that gets another address, nor one that has two ways and stays longer on each."""
     notices = Notices()
     senders = Senders({}, None, notices)
-    for number, address in enumerate(addresses):
+    for number, address in enumerate(addresses):  # a character an interval; none comes at a dot
+        at = 2.0 * number
         named = Named("kitchen", FIRST + number, 0.0, None)
-        assert senders.take(named, address, 0.0, refusal="")
+        if address != ".":
+            assert senders.take(named, address, at, at, refusal="")
+            senders.hear([(at, address, "kitchen", "50.0,20.0", str(named.n))], at)
     assert bool(notices.first) == told

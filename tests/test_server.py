@@ -12,7 +12,6 @@ import sys
 import termios
 import time
 from contextlib import suppress
-from datetime import datetime
 
 import pytest
 
@@ -336,33 +335,7 @@ def test_a_key_file_that_does_not_answer_can_be_interrupted(script, tmp_path):
         assert "Traceback" not in running.err
 
 
-def test_a_named_reading_that_came_while_the_server_stood_still_is_asked_for_again(
-    server, desktop, tmp_path
-):
-    """Its age is that of the moment when it was sent; how long it waited, nobody knows."""
-    running = server()
-    address = ("127.0.0.1", running.port)
-    n = 1795255202000000
-    desktop.sendto(b"50.0,20.0,kitchen,%d,0.000" % n, address)
-    assert desktop.recv(300) == b"ack,kitchen,%d," % n
-    running.process.send_signal(signal.SIGSTOP)
-    read = time.time()
-    desktop.sendto(b"51.0,20.0,kitchen,%d,0.000" % (n + 1), address)
-    desktop.sendto(b"50.0,20.0,kitchen,%d,9.000" % n, address)
-    time.sleep(2.2)
-    running.process.send_signal(signal.SIGCONT)
-    assert desktop.recv(300) == b"ack,kitchen,%d," % n, "a duplicate has its answer"
-    age = time.time() - read
-    desktop.sendto(b"51.0,20.0,kitchen,%d,%.3f" % (n + 1, age), address)
-    assert desktop.recv(300) == b"ack,kitchen,%d," % (n + 1)
-    assert running.stop() == 0
-    assert "refused 1: came while the server stood still" in running.err
-    stamp = lines(tmp_path / "datalog.csv")[-1].split(",")[0]
-    logged_at = datetime.fromisoformat(stamp[:-1] + "+00:00").timestamp()
-    assert abs(logged_at - read) < 0.5
-
-
-# recvfrom and select fail
+# recvmsg and select fail
 
 
 def strace(*injections):
@@ -376,8 +349,8 @@ SLEEPS = pytest.mark.skipif(sys.version_info < (3, 11), reason="time.sleep calls
 @pytest.mark.parametrize(
     "call, error",
     [
-        ("recvfrom", "ENOMEM"),
-        ("recvfrom", "ENETDOWN"),
+        ("recvmsg", "ENOMEM"),
+        ("recvmsg", "ENETDOWN"),
         pytest.param("select,pselect6", "ENOMEM", marks=SLEEPS),
     ],
 )
@@ -395,7 +368,7 @@ def test_an_error_of_the_socket_that_lasts_ends_the_server(server, tmp_path):
     running = server(
         "--log",
         "a.csv",
-        prefix=strace("recvfrom:error=ENETDOWN:when=6+"),
+        prefix=strace("recvmsg:error=ENETDOWN:when=6+"),
         timers={"server.inbox.GIVE_UP": 0.3},
     )
     send(running.port, b"50.0,20.0")

@@ -8,12 +8,16 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import repeat, starmap
+from typing import Any, NamedTuple
 
 from dht22.console import Parser, say
 from dht22.datagram import LIMIT, PORT
 from dht22.resolve import host_port, resolve
+from dht22.server.addresses import own_addresses
+from dht22.server.arrival import ANCILLARY_SPACE, Told, is_told
 from dht22.stop import Stop
 
 RECEIVE_BUFFER = 4 << 20  # bytes asked of the kernel
@@ -27,17 +31,23 @@ GATHER = 0.005  # seconds that a batch may gather under load
 BUSY_BATCH = 20  # datagrams; after a batch of this size the next gathers for that long
 BEHIND_BATCH = 1500  # datagrams; after a batch of this size there is no time to gather
 FASTEST_RATE = 400_000  # datagrams a second: what gathers at this rate fits into the buffer
-STANDSTILL = 2.0  # seconds from one look to the next; at rest it is one second
 ERROR_PAUSE = 0.1  # seconds to the next try after an error of the socket
 GIVE_UP = 10.0  # seconds that such an error may last
 
 EVERY_INTERFACE = "0.0.0.0", "::"
 
 Peer = tuple[str, int]  # address and port; IPv6 adds two more numbers
-Datagram = tuple[bytes, Peer]
 
 # Windows tells neither what was too long nor who sent it: this is refused in its place.
-TOO_LONG: Datagram = bytes(LIMIT + 1), ("?", 0)
+TOO_LONG = bytes(LIMIT + 1), ("?", 0)
+
+
+class Received(NamedTuple):
+    """Datagrams that were received together, who sent each, and what the kernel told of it."""
+
+    datagrams: Sequence[bytes]
+    peers: Sequence[Peer]
+    told: Sequence[Told]  # none if the kernel was not asked
 
 
 class Broken(Exception):
@@ -51,6 +61,9 @@ class Inbox:
     and is logged at once. As soon as a batch held more than one, the next may gather for some
     milliseconds: it gets longer, and each datagram cheaper. A server that has fallen far behind
     does not wait: the kernel's buffer has gathered enough.
+
+    `recvmsg` brings what the kernel tells of each datagram (see arrival), and takes half as long
+    again as `recvfrom`, which serves under a load of plain readings until a named one comes.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -58,8 +71,8 @@ class Inbox:
         self.buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)  # bytes, granted
         self.gather = min(GATHER, self.buffer / BYTES_PER_DATAGRAM / FASTEST_RATE)  # seconds
         self.batch = 0  # datagrams in the last batch
-        self.looked_at = time.monotonic()  # when that was received
-        self.stood_still = False  # before that batch: when it arrived is not known
+        self.can_tell = is_told(sock)
+        self.answers = False  # a named reading has come: each may want an answer from now on
         self.received = 0
         self.dropped = 0  # by the kernel, because its buffer was full
         self.failing_since = 0.0  # monotonic, seconds
@@ -78,10 +91,8 @@ class Inbox:
         if host and address not in EVERY_INTERFACE:
             return f"{host}{option}"
         name = f"{socket.gethostname().partition('.')[0]}.local"  # by mDNS
-        try:
-            return f"{own_address()}{option}  # or {name}"  # a shell takes it as it stands
-        except OSError:  # there is no route
-            return f"{name}{option}"
+        first, *others = [*own_addresses(), name]
+        return f"{first}{option}" + (f"  # or {', '.join(others)}" if others else "")
 
     def wait(self, stop: Stop, room: int) -> bool:
         """Wait for a datagram, if there is room, for a second at most; return False once stopped.
@@ -102,15 +113,16 @@ class Inbox:
             self.wait_after(error)
         return True
 
-    def receive(self, room: int) -> list[Datagram]:
+    def receive(self, room: int) -> Received:
         """Return the datagrams that wait, as many as there is room for; raise Broken."""
-        datagrams: list[Datagram] = []
-        size = (LIMIT + 1,)
-        self.stood_still = time.monotonic() - self.looked_at > STANDSTILL
+        batch: list[tuple[Any, ...]] = []  # of each: its bytes, what the kernel tells, who sent it
+        tells = self.can_tell and (self.answers or self.batch <= BUSY_BATCH)
+        receive = self.sock.recvmsg if tells else self.sock.recvfrom
+        sizes = (LIMIT + 1, ANCILLARY_SPACE) if tells else (LIMIT + 1,)
         try:
-            # recvfrom(LIMIT + 1) until no more are waiting: a twentieth less CPU than a for loop.
-            # `extend` of CPython keeps what came before an exception (a test holds that).
-            datagrams.extend(starmap(self.sock.recvfrom, repeat(size, min(room, BATCH))))
+            # Receive until no more are waiting. This takes a twentieth less CPU than a for loop. It
+            # relies on CPython: `extend` keeps what came before the exception that ends it.
+            batch.extend(starmap(receive, repeat(sizes, min(room, BATCH))))
             self.failing_since = 0.0
         except BlockingIOError:  # no more are waiting
             self.failing_since = 0.0
@@ -118,13 +130,24 @@ class Inbox:
             pass
         except OSError as error:
             if error.errno == getattr(errno, "WSAEMSGSIZE", None):
-                datagrams.append(TOO_LONG)
+                batch.append(TOO_LONG)
             else:
                 self.wait_after(error)
-        self.batch = len(datagrams)
+        self.batch = len(batch)
         self.received += self.batch
-        self.looked_at = time.monotonic()
-        return datagrams
+        if not batch:
+            return Received((), (), ())
+        datagrams, *told, peers = zip(*batch)  # told: ancillary data and flags, with `recvmsg`
+        return Received(datagrams, peers, told[0] if told else ())
+
+    def expect_named(self, batch: Received) -> None:
+        """Let the kernel tell of each datagram from now on: a named reading has come.
+
+        Raise ValueError if it was not told of this batch: when the reading arrived is not known.
+        """
+        self.answers = True
+        if self.can_tell and not batch.told:
+            raise ValueError("the first named one in a flood; its client sends it again")
 
     def wait_after(self, error: OSError) -> None:
         """Wait a moment after an error of the socket; raise Broken if it has lasted for long."""
@@ -136,7 +159,12 @@ class Inbox:
             raise Broken(f"cannot receive ({error.strerror})")
         time.sleep(ERROR_PAUSE)
 
-    def answer(self, datagram: bytes, peer: Peer) -> None:
+    def answer(self, datagram: bytes, peer: Peer, source: Told) -> None:
+        """Send an answer, from the address that was asked where that is known."""
+        if source:
+            with suppress(OSError):  # it was a broadcast, or is no address of ours any more
+                self.sock.sendmsg([datagram], source, 0, peer)
+                return
         with suppress(OSError):  # lost on its way, as far as the client can tell: it asks again
             self.sock.sendto(datagram, peer)
 
@@ -201,13 +229,3 @@ def bind(family: int, address: tuple[object, ...]) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def own_address() -> str:
-    """Return the address at which this machine can be reached: that of its default route.
-
-    Raise OSError if there is none.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.connect(("192.0.2.1", 9))  # for documentation only (RFC 5737); nothing is sent
-        return str(sock.getsockname()[0])

@@ -25,6 +25,7 @@ class Sender:
         self.duplicates = 0
         self.readings = 0
         self.address = self.former_address = ""
+        self.address_heard = self.former_heard = 0.0  # when something new came from there last
         self.last_heard = 0.0  # monotonic, seconds
         self.interval = 0.0  # seconds; follows a longer one at once, a shorter one by halves
         self.is_silent = False
@@ -36,13 +37,16 @@ class Sender:
         self.last_heard = now
         self.is_silent = False
 
-    def alternates(self, address: str) -> bool:
-        """Tell whether a name comes from two addresses in turn, the last time from this one."""
-        if address == self.address:
-            return False
-        alternates = address == self.former_address
-        self.address, self.former_address = address, self.address
-        return alternates
+    def alternates(self, address: str, at: float) -> bool:
+        """Tell whether a name comes from two addresses in turn: A, B, A within three intervals.
+
+        A Pi that changes from cable to Wi-Fi, or from IPv6 to IPv4, stays longer on each.
+        """
+        is_back = address == self.former_address and at - self.former_heard <= 3 * self.interval
+        if address != self.address:
+            self.former_address, self.former_heard = self.address, self.address_heard
+        self.address, self.address_heard = address, at
+        return is_back
 
     def is_missed(self, now: float) -> bool:
         """Tell whether at least three of its readings came, and then none for long."""
@@ -92,9 +96,10 @@ class Senders:
         elif not verify(datagram, self.keys[named.name]):
             raise ValueError("wrongly signed")
 
-    def take(self, named: Named, address: str, now: float, refusal: str) -> bool:
+    def take(self, named: Named, address: str, at: float, now: float, refusal: str) -> bool:
         """Take a named reading if it is new, and tell whether it is.
 
+        It arrived at `at`, by the clock; now it is `now`, monotonic (both in seconds).
         Raise ValueError if it cannot be taken now, because of a `refusal` or because there are too
         many names: its client keeps it.
         """
@@ -112,7 +117,7 @@ class Senders:
                 raise ValueError("too many names")
             sender = self.named[named.name] = Sender()
         sender.taken = named.n
-        if sender.alternates(address):
+        if sender.alternates(address, at):
             self.notices.add(
                 "in turn",
                 f"{named.name} comes from {sender.address} and {sender.former_address} in turn; has"
