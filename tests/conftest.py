@@ -1,5 +1,6 @@
 """Scripts that are started for a test and stopped at its end."""
 
+import os
 import signal
 import socket
 
@@ -10,6 +11,9 @@ from support.brokers import FAST, Mosquitto, Subscriber
 from support.disk import Disk
 from support.numbered import QUICK, numbered
 from support.tools import ATTIC, DEADLINE, KITCHEN, missing, scripts, write_keys
+
+# Where Debian has mosquitto, logrotate and ip, and an ordinary user's PATH does not lead.
+os.environ["PATH"] += os.pathsep + os.pathsep.join(["/usr/local/sbin", "/usr/sbin", "/sbin"])
 
 # What a script starts with & ignores SIGINT, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

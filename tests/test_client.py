@@ -279,8 +279,8 @@ def test_ctrl_c_while_a_script_for_the_log_starts_shows_no_traceback(
 
 
 def test_a_usage_error_without_a_stderr_has_its_exit_code(tmp_path):
-    command = f"exec {sys.executable} {ROOT}/client.py --port 2>&-"
-    assert subprocess.run(["sh", "-c", command], check=False).returncode == 2
+    command = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, ROOT / "client.py", "--port"]
+    assert subprocess.run(command, check=False).returncode == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

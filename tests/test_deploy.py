@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from support.tools import DEADLINE, ROOT, bash, copied, lines, missing, settle, until
+from support.tools import DEADLINE, ROOT, bash, copied, lines, missing, needs, settle, until
 
 YEARS = (ROOT / "docs/years.md").read_text(encoding="utf-8")
 UNITS = sorted(path.name for path in ROOT.glob("deploy/*.service"))
@@ -161,9 +161,7 @@ def content(path):
 
 def test_logrotate_under_load(server, tmp_path):
     """Twenty forced rotations: each line is in exactly one file."""
-    logrotate = shutil.which("logrotate", path=f"{os.environ['PATH']}:/usr/sbin")
-    if not logrotate:
-        missing("logrotate")
+    needs("logrotate")
     settings = (ROOT / "deploy/logrotate.conf").read_text().replace("/var/lib/dht22", str(tmp_path))
     settings, changed = re.subn(r" +su dht22 dht22\n", "", settings)
     assert changed == 1, "the logs belong to whoever runs this test"
@@ -182,7 +180,7 @@ def test_logrotate_under_load(server, tmp_path):
         for _ in range(20):
             until(grown, "lines in both logs after a rotation")
             subprocess.run(
-                [logrotate, "--force", "--state", tmp_path / "state", tmp_path / "conf"],
+                ["logrotate", "--force", "--state", tmp_path / "state", tmp_path / "conf"],
                 check=True,
             )
         until(grown, "lines in both logs after the last rotation")

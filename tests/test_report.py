@@ -293,9 +293,14 @@ def test_without_matplotlib(tmp_path, run, monkeypatch):
 def test_a_reader_that_has_seen_enough(tmp_path):
     many(tmp_path / "datalog.csv", 1000, sensors=100)  # more than a pipe holds
     done = subprocess.run(
-        f"{sys.executable} {REPORT} --json | head -1; echo ${{PIPESTATUS[0]}}",
-        shell=True,
-        executable="/bin/bash",
+        [
+            "bash",
+            "-c",
+            '"$@" --json | head -1; echo ${PIPESTATUS[0]}',
+            "bash",
+            sys.executable,
+            REPORT,
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
