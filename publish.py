@@ -54,7 +54,8 @@ from urllib.parse import unquote, urlsplit
 try:
     from dht22.console import Parser, how_to_install, run_script, say
     from dht22.keys import check_private
-    from dht22.log.follow import Follower, Position
+    from dht22.log.follow import Follower
+    from dht22.log.position import Position
     from dht22.publish.bookmark import Bookmark
     from dht22.publish.messages import Display
     from dht22.stop import Stop
@@ -232,17 +233,27 @@ def open_follower(
     parser: Parser, options: Namespace, bookmark: Bookmark, position: Position | None
 ) -> Follower:
     """Return what follows the log from the position on; at the first start save where that is."""
-    follower = Follower(options.log, position or Position(), say)
-    try:
-        if position is None:
+    follower = Follower(options.log, position or Position())
+    if position is None:
+        try:
             if not options.all:
                 follower.skip()
+        except OSError as error:
+            path = error.filename or options.log
+            parser.fail(f"cannot read {path} ({error.strerror}); give another file as --log")
+        try:
             bookmark.save(follower.position)
-    except OSError as error:
-        parser.fail(f"cannot start at {error.filename} ({error.strerror}); give another --state")
-    beginning = "where it was left" if position else "its beginning" if options.all else "its end"
+        except OSError as error:
+            parser.fail(
+                f"cannot save the position in {bookmark.path} ({error.strerror}); "
+                "give another file as --state"
+            )
+    if position is None:
+        beginning = "its beginning" if options.all else "its end"
+    else:
+        beginning = "where it was left" if position.file else "its beginning"
     say(f"publishing {options.log} from {beginning} on")
-    if position and options.all:
+    if options.all and position and position.file:
         say(f"--all is for the first start: to publish all again, remove {bookmark.path}")
     if not options.log.exists():
         say(f"{options.log} is not there yet; it waits for the server")

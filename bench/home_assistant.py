@@ -49,7 +49,7 @@ import sys
 sys.path.insert(0, {root!r})
 import publish
 from dht22.publish import messages
-messages.FRESH = {silent}
+messages.EXPIRES_AFTER = {silent}
 sys.exit(publish.main({argv!r}))
 """
 

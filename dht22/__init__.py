@@ -26,6 +26,7 @@ log/, the files that the server, report.py and publish.py share; the Pi's spool 
     log/linefile    files that whole lines are appended to: torn ends, full disks
     log/formats     the formats .txt, .csv and .db; how to add one
     log/rotated     what rotation leaves beside a log, packed or not
+    log/position    a place in a log, and how it is found again in a copy
     log/follow      the rows of a log from a remembered position on
 
 pi/, on the Pi alone:

@@ -356,7 +356,7 @@ def test_publish_killed_at_every_call(publish, mosquitto, subscriber, log, step)
 
     def run(inject=None):
         prefix = strace(trace, names, inject=inject)
-        timers = {**FAST, "publish.broker.WINDOW": 2, "publish.publisher.SAVE": 0.0}
+        timers = {**FAST, "publish.broker.UNDER_WAY": 2, "publish.publisher.SAVE_EVERY": 0.0}
         return publish(broker.url, "--all", "--once", prefix=prefix, timers=timers).wait()
 
     assert run() == 0

@@ -5,14 +5,15 @@ import time
 
 import pytest
 
+from dht22.log.formats import parse_row
 from dht22.publish import messages
-from dht22.publish.messages import Display, level, parse_row
+from dht22.publish.messages import Display, level, payload
 
 NAMED = b"2026-11-21T10:00:02.123Z,192.168.1.7,kitchen,74.3,25.7,1795255202123456\n"
 
 
 @pytest.mark.parametrize(
-    "row, payload",
+    "row, published",
     [
         (
             NAMED,
@@ -25,13 +26,9 @@ NAMED = b"2026-11-21T10:00:02.123Z,192.168.1.7,kitchen,74.3,25.7,179525520212345
         ),
     ],
 )
-def test_payload(row, payload):
-    assert parse_row(row).payload == payload
-
-
-def test_time():
-    assert parse_row(NAMED).time == 1795255202.123
-    assert parse_row(NAMED.replace(b"11-21", b"02-30")).time == 0, "no such day: never shown as new"
+def test_payload(row, published):
+    assert payload(parse_row(row)) == published
+    assert json.dumps(json.loads(published), separators=(",", ":")) == published
 
 
 def test_levels_have_neither_dots_nor_colons_and_stay_different():

@@ -1,6 +1,6 @@
 """The rows of a log from a remembered position on, wherever rotation takes them.
 
-    follower = Follower(Path("datalog.csv"), position, say)
+    follower = Follower(Path("datalog.csv"), position)
     for position in follower.read():
         print(position.line)
 
@@ -9,78 +9,88 @@ that you are done with: a Follower that is given it goes on with the next row, a
 is told to `rewind()` to it. `skip()` passes over all that is there.
 
 A file is known by its first row, whether it was renamed, packed, copied or truncated since. Inodes
-and times are no help: both are used again. Files of the same first row are one; a file without a
-row is none.
+and times are no help: both are used again. Files of the same first row are copies of one; a file
+without a row is none. An example, each file with its rows, and the position:
+
+    datalog.csv       a b c    in the file `a` behind `b`
+    datalog.csv.1     a b c    the log was renamed: still in `a` behind `b`, so `c` comes next
+    datalog.csv       d        seen before `a` was read to its end: then `a` is finished
+    datalog.csv.1     d e      renamed once more before `d` was read, the older one packed:
+    datalog.csv.2.gz  a b c    its first row is `a`, which is finished;
+    datalog.csv       f        the files that are not are `d`, which is older, and then `f`
+
+While the live log is the file under way, it alone is read. A file that was renamed is left only
+when a later one has a row: until then the server may still write to it.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from contextlib import suppress
-from io import BufferedIOBase
-from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
-from dht22.log.formats import CSV_HEADER, ROW
-from dht22.log.rotated import (
-    BLOCK,
-    PACKED,
-    PackedFile,
-    PlainFile,
-    length,
-    noting,
-    rotated,
-    unpacked,
+from dht22.console import Once, say
+from dht22.log.formats import CSV_HEADER
+from dht22.log.linefile import LONGEST_LINE
+from dht22.log.position import (
+    WHOLE_ROW,
+    Place,
+    Position,
+    bare,
+    bytes_behind,
+    first_of,
+    first_row,
+    halves,
+    holds,
+    is_end,
+    last_row,
+    locate,
+    start_of,
 )
+from dht22.log.rotated import BLOCK, PACKED, PackedFile, PlainFile, rotated, unpacked
 
-WHOLE_ROW = re.compile(ROW + rb"\n")
-FIRST = 10  # lines among which a file's first row is; the server writes it right behind the header
+TITLE = CSV_HEADER.rstrip()
+SHOWN = 80  # bytes of a line that is no row
 RESTED = 60.0  # seconds; a packed file that ends early and is older than that is damaged
-
-
-class Position(NamedTuple):
-    """A place in a log, right behind a line."""
-
-    file: bytes = b""  # the first row of the file under way
-    offset: int = 0  # in that file
-    line: bytes = b""  # the last one read; it ends at the offset
-    finished: tuple[bytes, ...] = ()  # the first rows of the files that were read to their end
+FINISHED = 100  # files that are remembered even if they are gone
+ABSENT = 60.0  # seconds between two looks; a renaming can hide a file for a moment
 
 
 class Follower:
     """A log and what rotation leaves beside it, read as one."""
 
-    def __init__(self, path: Path, position: Position, warn: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, position: Position) -> None:
         self.path = path
         self.position = position  # behind the last line that was read
-        self.warn = warn
-        self.warned = ""
+        self.once = Once()  # until the next row
         # By first row: the file under way, and the one before it in case of a rewind.
         self.opened: dict[bytes, PlainFile | PackedFile] = {}
+        self.exhausted: set[tuple[int, ...]] = set()  # copies of it, by `state_of`
+        self.missed: dict[bytes, float] = {}  # finished files that are gone, since when (monotonic)
 
     def read(self) -> list[Position]:
         """Return the positions behind the rows that are new, none at the end; raise OSError."""
         while True:
             # Looked for before this file is read to its end: the server writes to one file at a
-            # time, so once another has a row this one grows no more.
+            # time, so once a later one has a row this one grows no more.
             onward = self.onward()
-            lines = self.lines()
-            rows = [position for position in lines if WHOLE_ROW.fullmatch(position.line)]
+            before = self.position
+            rows = self.rows()
             if rows:
-                self.warned = ""
+                self.once.clear()
                 return rows
-            if not lines:
-                if not onward or self.may_grow():
-                    return []
-                self.turn(onward)
+            if self.position != before or self.change_copy():
+                continue
+            if not onward or self.may_grow():
+                return []
+            self.turn(onward)
 
     def rewind(self, position: Position) -> None:
         """Go back to a position that was returned before."""
         self.position = position
+        self.exhausted.clear()
         for first, file in [*self.opened.items()]:
             if isinstance(file, PackedFile):
                 self.close(first)
@@ -89,11 +99,15 @@ class Follower:
         """Pass over all that is there; raise OSError."""
         *finished, first = self.files() or [b""]
         self.position = Position(first, finished=tuple(finished))
-        file = self.open()
-        if file:
-            offset, line = behind(file.file, None)
-            self.position = self.position._replace(offset=offset, line=line)
-            self.close(first)
+        self.open()
+        opened = self.opened.get(first)
+        if isinstance(opened, PlainFile):  # a packed one is unpacked as a whole
+            *earlier, last = halves(opened.file) or [Place(0, b"")]
+            self.position = Position(first, *last, tuple(earlier), tuple(finished))
+        before = None
+        while self.position != before:
+            before = self.position
+            self.rows()
 
     def flush(self) -> None:
         """Put on the disk what was read: no position may be ahead of it after a power cut."""
@@ -132,58 +146,38 @@ class Follower:
         return b""
 
     def onward(self) -> bytes:
-        """Return the first row of the file to read next; nothing if this one is the last."""
-        live = self.live()
-        current, finished = self.position.file, self.position.finished
+        """Return the first row of the file to read after this one, nothing while there is none."""
+        current, live = self.position.file, self.live()
         if current and current == live:
             return b""
-        # The oldest first. The live log is among them even if it was finished: it may have grown.
-        unread = [first for first in self.files() if first not in finished or first == live]
-        if unread[-1:] == [current]:
-            return b""
+        # The live log is among them even if it was finished: it may have come back, and grow.
+        unread = [
+            first for first in self.files() if first not in self.position.finished or first == live
+        ]
+        if current in unread and current == unread[-1]:
+            return b""  # no later one has a row
         return next((first for first in unread if first != current), b"")
 
     def turn(self, onward: bytes) -> None:
         """Finish the file under way and go on with another."""
-        current, _, _, finished = self.position
+        current = self.position.file
         if current and current not in self.opened:
-            self.warn(
-                f"{self.path}: the file that was read last is gone, and what was unread of it"
-            )
+            say(f"{self.path}: the file that was read last is gone, and what was unread of it")
         for first in self.opened.keys() - {current}:
             self.close(first)
-        self.position = Position(onward, finished=(*finished, current) if current else finished)
+        self.exhausted.clear()
+        finished = dict.fromkeys((*self.position.finished, current))
+        finished.pop(b"", None)
+        self.position = Position(onward, finished=self.still_there(finished))
 
-    def open(self) -> PlainFile | PackedFile | None:
-        """Open the file under way and find the position in it; return None if it is gone."""
-        current = self.position.file
-        self.close(current)
-        while True:
-            paths = self.files().get(current, [])
-            if not paths:
-                return None
-            with suppress(FileNotFoundError):  # it was renamed just now
-                path = self.best(paths)
-                file = unpacked(path)
-                if first_of(file) == current:
-                    offset, line = locate(file, self.position)
-                    self.position = self.position._replace(offset=offset, line=line)
-                    packed = path.suffix in PACKED
-                    start = offset - len(line)
-                    self.opened[current] = (
-                        PackedFile(path, file, start) if packed else PlainFile(file)
-                    )
-                    return self.opened[current]
-                file.close()
-
-    def best(self, paths: list[Path]) -> Path:
-        """Return the one of these copies to read: the live log if it reaches the position."""
-        if len(paths) == 1:
-            return paths[0]
-        lengths = {path: length(path) for path in paths}
-        if lengths.get(self.path, 0) >= self.position.offset:
-            return self.path
-        return max(paths, key=lengths.__getitem__)
+    def still_there(self, finished: Iterable[bytes]) -> tuple[bytes, ...]:
+        """Return the finished files without those, of many, that have been gone for a while."""
+        every = tuple(finished)
+        if len(every) <= FINISHED:
+            return every
+        there, now = self.files(), time.monotonic()
+        self.missed = {first: self.missed.get(first, now) for first in every if first not in there}
+        return tuple(first for first in every if now - self.missed.get(first, now) < ABSENT)
 
     def may_grow(self) -> bool:
         """Tell whether a packed file that ends early may be just being written."""
@@ -193,88 +187,133 @@ class Follower:
         if abs(time.time() - os.fstat(file.file.fileno()).st_mtime) < RESTED:
             self.close(self.position.file)
             return True
-        self.warn(f"{file.path}: read as far as it goes ({file.damage[0]})")
+        say(f"{file.path}: read as far as it goes ({file.damage[0]})")
         return False
+
+    # Which copy of it
+
+    def open(self) -> None:
+        """Open the file under way: the live log, else the copy with most that is unread."""
+        self.close(self.position.file)
+        while self.position.file not in self.opened:
+            copies = self.files().get(self.position.file, [])
+            if not copies:
+                return
+            with suppress(FileNotFoundError):  # it was renamed just now: look again
+                self.open_copy(self.best(copies))
+
+    def best(self, copies: list[Path]) -> Path:
+        """Return the copy to open; where the last line is in none, the one changed last."""
+        if len(copies) == 1 or copies[-1] == self.path:
+            return copies[-1]
+        return max(reversed(copies), key=lambda path: bytes_behind(path, self.position))
+
+    def open_copy(self, path: Path) -> None:
+        """Open a copy of the file under way, and find the position in it."""
+        current = self.position.file
+        file = unpacked(path)
+        if first_of(file) != current:  # another one was renamed to this just now
+            file.close()
+            return
+        place = locate(file, self.position)
+        earlier = tuple(each for each in self.position.earlier if each.offset < place.offset)
+        self.position = Position(current, *place, earlier, self.position.finished)
+        is_packed = path.suffix in PACKED
+        self.opened[current] = (
+            PackedFile(path, file, start_of(place)) if is_packed else PlainFile(file)
+        )
+
+    def change_copy(self) -> bool:
+        """Go on in another copy of the file under way if that has more; tell whether one has."""
+        current = self.position.file
+        opened = self.opened.get(current)
+        if not opened:
+            return False
+        copies = self.files().get(current, []) if self.live() != current else [self.path]
+        try:
+            for path in reversed(copies):
+                if self.has_more(path, opened):
+                    self.close(current)
+                    self.open_copy(path)
+                    return True
+        except FileNotFoundError:  # it was renamed just now: look again
+            return True
+        return False
+
+    def has_more(self, path: Path, opened: PlainFile | PackedFile) -> bool:
+        """Tell whether a copy has what the open one, which was read to its end, has not."""
+        copy, this = os.stat(path), os.fstat(opened.file.fileno())
+        if os.path.samestat(copy, this):
+            return False
+        if path == self.path:  # an editor has replaced it: the server appends to this one now
+            return True
+        if state_of(copy) in self.exhausted:
+            return False
+        # Each is read to its end once: of two that were edited each may lack rows of the other.
+        self.exhausted |= {state_of(copy), state_of(this)}
+        behind = bytes_behind(path, self.position)
+        if behind >= 0:
+            return behind > 0
+        if copy.st_mtime_ns < this.st_mtime_ns:
+            return False
+        # Its end was cut off, and then it was written to; or it is just being copied or packed.
+        with opened.again() as file:
+            return not holds(file, last_row(path))
 
     # What is in it
 
-    def lines(self) -> list[Position]:
-        """Return the positions behind the whole lines that follow, and move on."""
+    def rows(self) -> list[Position]:
+        """Return the positions behind the rows that follow; move on behind the lines that do."""
         block = self.block()
-        if block is None or (not block and self.is_replaced()):
+        if block is None:
             self.open()
             block = self.block()
-        lines = []
-        for line in (block or b"").split(b"\n")[:-1]:
-            current, offset, _, finished = self.position
-            self.position = Position(current, offset + len(line) + 1, line + b"\n", finished)
-            lines.append(self.position)
-            if not WHOLE_ROW.fullmatch(self.position.line) and self.position.line != CSV_HEADER:
-                self.warn_once(f"{self.path}: passed over what is no row: {line[:80]!r}")
-        return lines
+        if not block:
+            return []
+        if len(block) >= BLOCK and b"\n" not in block:
+            self.pass_over_long_line()
+            return []
+        current, offset, row, _, finished = self.position
+        earlier = self.position.places()
+        rows = []
+        for line in block.split(b"\n")[:-1]:
+            offset += len(line) + 1
+            row = bare(line)
+            if WHOLE_ROW.fullmatch(row):
+                rows.append(Position(current, offset, row, earlier, finished))
+            elif row != TITLE:
+                self.say_passed_over(row)
+        self.position = Position(current, offset, row[-LONGEST_LINE:], earlier, finished)
+        return rows
+
+    def pass_over_long_line(self) -> None:
+        """Move on behind a line that is longer than a block, once its end is there."""
+        current, offset, _, _, finished = self.position
+        start, length, row = offset, 0, b""
+        while not length:
+            block = self.opened[current].read(offset, BLOCK)
+            if not block:
+                return
+            length = block.find(b"\n") + 1
+            row = (row + block[: length or BLOCK])[-LONGEST_LINE:]
+            offset += length or len(block)
+        self.say_passed_over(row, f" ({offset - start} bytes)")
+        self.position = Position(current, offset, bare(row), self.position.places(), finished)
+
+    def say_passed_over(self, line: bytes, size: str = "") -> None:
+        self.once.say("line", f"{self.path}: passed over what is no row{size}: {line[:SHOWN]!r}")
 
     def block(self) -> bytes | None:
         """Return what follows the position in the open file; None if its line is not there."""
-        current, offset, line, _ = self.position
+        current, offset, line, *_ = self.position
         if current not in self.opened:
             return None
-        block = self.opened[current].read(offset - len(line), len(line) + BLOCK)
-        return block[len(line) :] if block.startswith(line) else None
-
-    def is_replaced(self) -> bool:
-        """Tell whether the live log is now a copy of the open file: an editor leaves one."""
-        current = self.position.file
-        with suppress(FileNotFoundError):
-            return current == self.live() and not os.path.samestat(
-                os.stat(self.path), os.fstat(self.opened[current].file.fileno())
-            )
-        return False
-
-    def warn_once(self, line: str) -> None:
-        """Warn, but not of the same twice before the next row."""
-        if line != self.warned:
-            self.warn(line)
-        self.warned = line
+        place = Place(offset, line)
+        start = start_of(place)
+        block = self.opened[current].read(start, offset - start + BLOCK)
+        return block[offset - start :] if is_end(block[: offset - start], place) else None
 
 
-def first_row(path: Path) -> bytes:
-    """Return the first row of the file at `path`, nothing if it has none; raise OSError."""
-    with unpacked(path) as file:
-        return first_of(file)
-
-
-def first_of(file: BufferedIOBase) -> bytes:
-    with noting([]):
-        for line in islice(iter(lambda: file.readline(BLOCK), b""), FIRST):
-            if WHOLE_ROW.fullmatch(line):
-                return line
-    return b""
-
-
-def locate(file: BufferedIOBase, position: Position) -> tuple[int, bytes]:
-    """Return the offset at which to go on, and the line before it."""
-    _, offset, line, _ = position
-    with noting([]):
-        file.seek(offset - len(line))
-        if file.read(len(line)) == line:
-            return offset, line  # the last line that was read stands where it stood
-    found, last = behind(file, line)
-    if last == line:
-        return found, line  # it stands elsewhere
-    if found < offset:
-        return found, last  # nothing new: an earlier copy, or a write was undone
-    return 0, b""
-
-
-def behind(file: BufferedIOBase, wanted: bytes | None) -> tuple[int, bytes]:
-    """Return the offset behind a line, else behind the last one, and the line that it is behind."""
-    offset, last = 0, b""
-    with noting([]):
-        file.seek(0)
-        for line in file:
-            if line.endswith(b"\n"):
-                offset += len(line)
-                last = line
-            if line == wanted:
-                break
-    return offset, last
+def state_of(found: os.stat_result) -> tuple[int, ...]:
+    """Return what changes when a file is replaced or written to."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

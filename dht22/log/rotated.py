@@ -56,6 +56,10 @@ class PlainFile:
         """Return `size` bytes, less at the end."""
         return os.pread(self.file.fileno(), size, offset)
 
+    def again(self) -> BufferedIOBase:
+        """Open the file a second time, even if it was removed since."""
+        return open(os.dup(self.file.fileno()), "rb")
+
 
 class PackedFile:
     """A packed file, read forward only: to go back would be to unpack it from its start."""
@@ -78,6 +82,10 @@ class PackedFile:
                     break
                 self.kept += piece
         return self.kept[:size]
+
+    def again(self) -> BufferedIOBase:
+        """Open the file a second time; raise FileNotFoundError if it was renamed since."""
+        return unpacked(self.path)
 
 
 def unpacked(path: Path) -> BufferedIOBase:

@@ -14,18 +14,18 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
-from dht22.console import say
+from dht22.console import Once, say
 from dht22.publish.messages import Message
 from dht22.resolve import host_port
 from dht22.stop import Stop
 
-WINDOW = 100  # messages under way at once; the broker may want fewer
+UNDER_WAY = 100  # messages at once; the broker may want fewer
 KEEPALIVE = 30  # seconds
-PATIENCE = 30.0  # seconds to wait for an acknowledgement
-FIRST_RETRY = 1.0  # seconds; doubled after each failure
-LAST_RETRY = 60.0
-STEADY = 60.0  # seconds
-FAREWELL = 5.0  # seconds
+ANSWERS_WITHIN = 30.0  # seconds; a broker that does not acknowledge is connected to anew
+CONNECT_AFTER = 1.0  # seconds; doubled after each failure
+CONNECT_AFTER_MOST = 60.0
+STEADY_AFTER = 60.0  # seconds, a connection
+FAREWELL_WITHIN = 5.0  # seconds
 V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 CLOSED = "closed by the other side"
 NO_V5 = CLOSED, "Unsupported protocol version"  # how brokers of MQTT 3.1.1 refuse MQTT 5
@@ -86,8 +86,8 @@ class Connection:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         if not sock:
             self.ended = self.ended or CLOSED
-        elif time.monotonic() - self.heard > PATIENCE and (self.sent or not self.window):
-            self.ended = f"no answer for {PATIENCE:.0f} s"
+        elif time.monotonic() - self.heard > ANSWERS_WITHIN and (self.sent or not self.window):
+            self.ended = f"no answer for {ANSWERS_WITHIN:.0f} s"
 
     def publish(self, message: Message) -> int:
         """Send a message; return its id."""
@@ -109,7 +109,7 @@ class Connection:
         if reason.is_failure:
             self.ended = str(reason)
         else:
-            self.window = min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW))
+            self.window = min(UNDER_WAY, getattr(properties, "ReceiveMaximum", UNDER_WAY))
         self.client.on_log = None  # it costs time
 
     def on_publish(self, _: Client, __: object, mid: int, reason: ReasonCode, ___: object) -> None:
@@ -140,8 +140,8 @@ class BrokerLink:
         self.connection: Connection | None = None
         self.connections = 0  # so far
         self.due = 0.0  # when to connect (monotonic)
-        self.retry = FIRST_RETRY
-        self.reported: set[str] = set()  # since the last connection
+        self.retry = CONNECT_AFTER
+        self.trouble = Once()  # since the last connection
 
     def serve(self, seconds: float) -> None:
         """Send and receive, or connect; wait for that, `seconds` at most."""
@@ -167,11 +167,10 @@ class BrokerLink:
 
     def begin(self, connection: Connection) -> None:
         """Greet a broker that has answered."""
-        if self.reported or not self.connections:
+        if self.trouble.clear() or not self.connections:
             say(f"connected to {self.brokers[0]} (MQTT {'5' if self.protocol is V5 else '3.1.1'})")
             if self.protocol is V311:
                 say("by MQTT 3.1.1 a broker does not tell what it denies: check what arrives there")
-        self.reported.clear()
         self.connections += 1
         connection.publish(Message(self.status, "online", retain=True))
 
@@ -190,21 +189,21 @@ class BrokerLink:
             remedies = [] if self.is_steady() else [RESTARTED]
         remedy = remedies[0] if remedies else "it keeps trying"
         line = f"{what} {self.brokers[0]} ({reason}); {remedy}"
-        if line not in self.reported:
-            say(line)
-        self.reported.add(line)
+        self.trouble.say(line, line)
         self.turn()
 
     def is_steady(self) -> bool:
         """Tell whether the connection has lasted so long that its end is no failure."""
-        return self.connection is not None and time.monotonic() - self.connection.begun > STEADY
+        return (
+            self.connection is not None and time.monotonic() - self.connection.begun > STEADY_AFTER
+        )
 
     def turn(self) -> None:
         """Give up the connection, and try the next broker after a while."""
         if self.is_steady():
-            self.retry = FIRST_RETRY
+            self.retry = CONNECT_AFTER
         self.drop(self.retry * random.uniform(1, 1.5))
-        self.retry = min(2 * self.retry, LAST_RETRY)
+        self.retry = min(2 * self.retry, CONNECT_AFTER_MOST)
         self.protocol = V5
         self.brokers.append(self.brokers.pop(0))
 
@@ -234,7 +233,7 @@ class BrokerLink:
 
     def close(self) -> None:
         """Wait for what is under way, publish `offline`, and disconnect."""
-        end = time.monotonic() + FAREWELL
+        end = time.monotonic() + FAREWELL_WITHIN
         self.wait_for_answers(end)
         if self.room() > 0:
             self.publish(Message(self.status, "offline", retain=True))

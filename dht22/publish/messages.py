@@ -9,14 +9,14 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from datetime import datetime
 from functools import cache
 from typing import NamedTuple
 
 from dht22 import VERSION
+from dht22.log.formats import LoggedReading
 
-FRESH = 600.0  # seconds; an older reading is not shown as that of now
-REPEAT = 600.0  # seconds from one discovery to the next
+EXPIRES_AFTER = 600.0  # seconds, at least; an older reading is not shown as that of now
+DISCOVERY_EVERY = 600.0  # seconds
 STATES = 5  # after a discovery, one a second: Home Assistant may take seconds to listen for them
 QUANTITIES = {"humidity": "%", "temperature": "°C"}
 
@@ -29,28 +29,13 @@ class Message(NamedTuple):
     retain: bool = False
 
 
-class Reading(NamedTuple):
-    name: str  # of the sensor, or the address of one without a name
-    time: float  # seconds since 1970
-    payload: str
-
-
-def parse_row(row: bytes) -> Reading:
-    """Return the reading in a whole row of the log."""
-    stamp, client, name, humidity, temperature, n = row.decode("ascii").rstrip().split(",")
-    fields: dict[str, object] = {"time": stamp, "client": client}
-    if name:
-        fields.update(name=name, n=int(n))
-    fields.update(humidity=float(humidity), temperature=float(temperature))
-    return Reading(name or client, seconds(stamp), as_json(fields))
-
-
-def seconds(stamp: str) -> float:
-    """Return a time of the log as seconds since 1970, 0 if there is no such day."""
-    try:
-        return datetime.fromisoformat(stamp[:-1] + "+00:00").timestamp()
-    except ValueError:
-        return 0.0
+def payload(reading: LoggedReading) -> str:
+    """Return a reading as JSON. A plain one has neither name nor n."""
+    named = f'"name":"{reading.name}","n":{reading.n},' if reading.name else ""
+    return (
+        f'{{"time":"{reading.stamp}","client":"{reading.client}",{named}'
+        f'"humidity":{reading.humidity},"temperature":{reading.temperature}}}'
+    )
 
 
 @cache
@@ -65,19 +50,19 @@ class ShownSensor:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.latest: Reading | None = None
+        self.latest: LoggedReading | None = None
         self.gaps: deque[float] = deque(maxlen=2)  # seconds between its latest readings
-        self.expire_after = FRESH
+        self.expire_after = EXPIRES_AFTER
         self.announced = -math.inf  # monotonic, seconds
         self.times = 0  # that its state is still to be published
 
-    def hear(self, reading: Reading) -> None:
+    def hear(self, reading: LoggedReading) -> None:
         if self.latest and reading.time > self.latest.time:
             self.gaps.append(reading.time - self.latest.time)
         self.latest = reading
         self.times = max(self.times, 1)
         # The smaller of two: a pause is not the rhythm of the sensor.
-        expire_after = max(FRESH, round(3 * min(self.gaps, default=0.0)))
+        expire_after = max(EXPIRES_AFTER, round(3 * min(self.gaps, default=0.0)))
         if abs(expire_after - self.expire_after) > self.expire_after / 10:
             self.expire_after = expire_after
             self.announced = -math.inf
@@ -92,10 +77,11 @@ class Display:
         self.discovery = discovery  # the prefix of Home Assistant's topics
         self.sensors: dict[str, ShownSensor] = {}
 
-    def hear(self, reading: Reading) -> None:
-        if reading.name not in self.sensors:
-            self.sensors[reading.name] = ShownSensor(reading.name)
-        self.sensors[reading.name].hear(reading)
+    def hear(self, reading: LoggedReading) -> None:
+        name = reading.sensor
+        if name not in self.sensors:
+            self.sensors[name] = ShownSensor(name)
+        self.sensors[name].hear(reading)
 
     def begin(self) -> None:
         """Have all of it published again, on a new connection."""
@@ -108,9 +94,9 @@ class Display:
 
     def due(self) -> Iterator[Message]:
         """Yield what is to be published now; not to be asked for more than once a second."""
-        now, oldest = time.monotonic(), time.time() - FRESH
+        now, oldest = time.monotonic(), time.time() - EXPIRES_AFTER
         for sensor in self.sensors.values():
-            if self.discovery and now - sensor.announced >= REPEAT:
+            if self.discovery and now - sensor.announced >= DISCOVERY_EVERY:
                 if sensor.announced == -math.inf:
                     sensor.times = STATES
                 sensor.announced = now
@@ -119,7 +105,7 @@ class Display:
                 sensor.times = 0
             elif sensor.times:
                 sensor.times -= 1
-                yield Message(self.state(sensor), sensor.latest.payload)
+                yield Message(self.state(sensor), payload(sensor.latest))
 
     def state(self, sensor: ShownSensor) -> str:
         return f"{self.prefix}/state/{level(sensor.name)}"

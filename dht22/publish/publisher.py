@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from dht22.console import counted, say
-from dht22.log.follow import Follower, Position
+from dht22.console import Once, counted, say
+from dht22.log.follow import Follower
+from dht22.log.formats import LoggedReading, parse_row
+from dht22.log.position import Position
 from dht22.publish.bookmark import Bookmark
 from dht22.publish.broker import BrokerLink
-from dht22.publish.messages import Display, Message, level, parse_row
+from dht22.publish.messages import Display, Message, level, payload
 from dht22.stop import Stop
 
-LOOK = 0.2  # seconds from one look at the log to the next
-SAVE = 1.0  # seconds from one save of the position to the next
-READINGS = 800  # acknowledged, after which it is saved earlier
-SHOW = 1.0  # seconds; at most one state of a sensor
+LOOK_EVERY = 0.2  # seconds, at the log
+SAVE_EVERY = 1.0  # seconds, the position
+SAVE_AFTER = 800  # acknowledged readings, if that is earlier
+SHOW_EVERY = 1.0  # seconds, at most one state of a sensor
 
 
 class Publisher:
@@ -35,7 +37,7 @@ class Publisher:
         self.display = display
         self.prefix = prefix
         self.connections = 0  # of the link, that were noticed
-        self.read: deque[Position] = deque()  # readings that are still to be sent
+        self.read: deque[tuple[Position, LoggedReading]] = deque()  # that are still to be sent
         self.at_end = False  # of the log, at the last look
         self.look_due = 0.0  # monotonic, as all times here
         self.under_way: deque[tuple[int, Position]] = deque()  # by message id, oldest first
@@ -43,15 +45,17 @@ class Publisher:
         self.position = self.saved = follower.position  # all before it is acknowledged
         self.published = self.unsaved = 0  # readings
         self.save_due = 0.0
-        self.is_saving = True
         self.messages: deque[Message] = deque()  # for displays
         self.show_due = 0.0
-        self.refused: set[tuple[str, bool]] = set()  # and reported
+        self.refused = Once()  # by the broker
+        self.not_saved = Once()  # until it is saved again
+        self.not_read = Once()  # until the log is read again
+        self.not_rows = Once()
 
     def run(self, stop: Stop, once: bool) -> None:
         """Publish until told to stop, or once to the end of the log."""
         while not stop.asked and not (once and self.is_done()):
-            self.link.serve(LOOK)
+            self.link.serve(LOOK_EVERY)
             if self.link.connections > self.connections:
                 self.begin()
             self.settle()
@@ -94,17 +98,16 @@ class Publisher:
     def report(self, topic: str, refusal: str, is_reading: bool) -> None:
         """Report, once, which kind of message the broker refuses."""
         root = topic.split("/")[0]
-        if (root, is_reading) not in self.refused:
-            waits = "; readings wait in the log" if is_reading else ""
-            say(f"refused {topic} ({refusal}){waits}; may the user publish to {root}/#?")
-        self.refused.add((root, is_reading))
+        waits = "; readings wait in the log" if is_reading else ""
+        line = f"refused {topic} ({refusal}){waits}; may the user publish to {root}/#?"
+        self.refused.say((root, is_reading), line)
 
     def show(self) -> None:
         """Have the states of the sensors and their discovery published before more readings."""
         now = time.monotonic()
         if now >= self.show_due and not self.messages and self.link.room() > 0:
             self.messages.extend(self.display.due())
-            self.show_due = now + SHOW
+            self.show_due = now + SHOW_EVERY
 
     def send(self) -> None:
         while self.link.room() > 0:
@@ -115,10 +118,9 @@ class Publisher:
                 self.look()
             if not self.read:
                 return
-            position = self.read.popleft()
-            reading = parse_row(position.line)
-            topic = f"{self.prefix}/reading/{level(reading.name)}"
-            mid = self.link.publish(Message(topic, reading.payload))
+            position, reading = self.read.popleft()
+            topic = f"{self.prefix}/reading/{level(reading.sensor)}"
+            mid = self.link.publish(Message(topic, payload(reading)))
             self.under_way.append((mid, position))
             self.display.hear(reading)
 
@@ -128,37 +130,42 @@ class Publisher:
         if now < self.look_due:
             return
         try:
-            self.read.extend(self.follower.read())
-            self.at_end = not self.read
+            positions = self.follower.read()
+            self.not_read.clear()
+            self.at_end = not positions
         except OSError as error:
             path = error.filename or self.follower.path
-            self.follower.warn_once(f"cannot read {path} ({error.strerror}); it keeps trying")
-        if not self.read:
-            self.look_due = now + LOOK
+            self.not_read.say(path, f"cannot read {path} ({error.strerror}); it keeps trying")
+            positions = []
+        for position in positions:
+            try:
+                self.read.append((position, parse_row(position.line)))
+            except ValueError as reason:
+                self.not_rows.say("row", f"passed over {position.line.decode('ascii')} ({reason})")
+        if not positions:
+            self.look_due = now + LOOK_EVERY
 
     def save(self, at_once: bool = False) -> None:
         """Save the position, each second or after many readings."""
         now = time.monotonic()
-        is_due = at_once or now >= self.save_due or self.unsaved >= READINGS
+        is_due = at_once or now >= self.save_due or self.unsaved >= SAVE_AFTER
         if self.position is self.saved or not is_due:
             return
-        self.save_due = now + SAVE
+        self.save_due = now + SAVE_EVERY
         self.unsaved = 0
         try:
             self.follower.flush()
             self.bookmark.save(self.position)
         except OSError as error:
-            if self.is_saving:
-                say(
-                    f"cannot save the position in {self.bookmark.path} ({error.strerror}); "
-                    "after a restart, what is published from now on is published again"
-                )
-            self.is_saving = False
+            line = (
+                f"cannot save the position in {self.bookmark.path} ({error.strerror}); "
+                "after a restart, what is published from now on is published again"
+            )
+            self.not_saved.say("position", line)
             return
-        if not self.is_saving:
-            say(f"the position is saved again in {self.bookmark.path}")
-        self.is_saving = True
         self.saved = self.position
+        if self.not_saved.clear():
+            say(f"the position is saved again in {self.bookmark.path}")
 
     def finish(self) -> None:
         """Disconnect from the broker, and save what it has acknowledged."""

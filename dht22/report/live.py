@@ -6,8 +6,8 @@ from datetime import timedelta
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from dht22.console import say
-from dht22.log.follow import Follower, Position
+from dht22.log.follow import Follower
+from dht22.log.position import Position
 from dht22.report.figures import examine
 from dht22.report.lines import LogFile, blocks, is_row
 from dht22.report.picture import fill
@@ -31,7 +31,7 @@ class Recent:
     def __init__(self, log: LogFile, minutes: int) -> None:
         self.log = log
         self.period = timedelta(minutes=minutes)
-        self.follower = Follower(log.path, Position(), say)
+        self.follower = Follower(log.path, Position())
         self.follower.skip()
         self.rows: dict[bytes, None] = {}  # in order; what both of these find is in it once
         oldest = self.oldest()
@@ -48,7 +48,7 @@ class Recent:
         """Return the examined readings by sensor, the latest beside its name; raise OSError."""
         new = self.follower.read()
         while new:
-            lines = [each.line for each in new if is_row(each.line, self.log.ending)]
+            lines = [each.line + b"\n" for each in new]
             self.rows.update(dict.fromkeys(lines))
             new = self.follower.read()
         oldest = self.oldest()

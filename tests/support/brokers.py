@@ -12,9 +12,9 @@ from support.tools import DEADLINE, free_port, needs, until
 
 # With this publish.py tries again soon, and shows states often.
 FAST = {
-    "publish.broker.FIRST_RETRY": 0.05,
-    "publish.broker.LAST_RETRY": 0.1,
-    "publish.publisher.SHOW": 0.1,
+    "publish.broker.CONNECT_AFTER": 0.05,
+    "publish.broker.CONNECT_AFTER_MOST": 0.1,
+    "publish.publisher.SHOW_EVERY": 0.1,
 }
 PLAIN = ["allow_anonymous true"]
 # It keeps any number of messages for a subscriber that is slow or away.
