@@ -38,7 +38,7 @@ try:
     from dht22.console import Notices, Parser, counted, run_script, say
     from dht22.datagram import AS_LOGGED, PORT, Named, parse
     from dht22.keys import print_new_key, read_keys
-    from dht22.log.formats import LOGS, Log, Row
+    from dht22.log.formats import LOGS, Log, Row, open_log
     from dht22.screen import Screen, screen_of
     from dht22.server.arrival import Told, arrival, asked
     from dht22.server.inbox import BATCH, Broken, Inbox, Peer, Received, open_inbox
@@ -263,7 +263,7 @@ def open_logs(parser: Parser, paths: Sequence[str]) -> tuple[list[Log], dict[str
     logs: list[Log] = []
     try:
         for path in paths:
-            logs.append(LOGS[os.path.splitext(path)[1]](path, say))
+            logs.append(open_log(path, say))
         return logs, recover(paths[-1]) if is_recoverable(paths[-1]) else {}
     except OSError as error:
         remedy = "give another file as --log"
@@ -271,7 +271,7 @@ def open_logs(parser: Parser, paths: Sequence[str]) -> tuple[list[Log], dict[str
             remedy = f"if it is from a start with sudo: sudo chown $USER {path}; or {remedy}"
         elif error.errno == errno.EILSEQ:
             remedy = f"take that off: {TAKE_OFF} {shlex.quote(path)}; or {remedy}"
-        elif isinstance(error, FileNotFoundError):
+        elif isinstance(error, FileNotFoundError) and os.path.dirname(path):
             remedy = f"make its folder: mkdir -p {os.path.dirname(path)}; or {remedy}"
         parser.fail(f"cannot log to {path} ({error.strerror}); {remedy}")
 

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from dht22.datagram import format_named, parse_ack
+from dht22.server import recovery
 from support.made import HEADER, content, row, write
 from support.numbered import size
 from support.tools import ask, send
@@ -91,6 +92,43 @@ def test_what_rotation_has_left_is_known_too(server, tmp_path):
     )
     assert running.stop() == 0
     assert "received 6 = logged 1 + duplicates 5 " in running.err
+
+
+@pytest.mark.parametrize("moment", range(3))
+def test_a_rotation_while_the_logs_are_read_hides_nothing(tmp_path, monkeypatch, capfd, moment):
+    """As logrotate does it, when the first file is about to be opened, or a later one."""
+    log = tmp_path / "log.csv"
+    names = {log: "now", tmp_path / "log.csv.1": "one"}
+    for path, name in names.items():
+        write(path, row(0, name=name, n=10**15))
+    packed = gzip.compress(content(row(0, name="two", n=10**15)))
+    (tmp_path / "log.csv.2.gz").write_bytes(packed)
+    read = []
+
+    def rotate():
+        (tmp_path / "log.csv.2.gz").rename(tmp_path / "log.csv.3.gz")
+        one = tmp_path / "log.csv.1"
+        (tmp_path / "log.csv.2.gz").write_bytes(gzip.compress(one.read_bytes()))
+        one.unlink()
+        log.rename(one)
+
+    def recover_csv(path, progress):
+        if len(read) == moment:
+            rotate()
+        read.append(path)
+        return recovery.recover_csv(path, progress)
+
+    monkeypatch.setitem(recovery.RECOVERABLE, ".csv", recover_csv)
+    assert recovery.recover(str(log)) == dict.fromkeys(("now", "one", "two"), 10**15)
+    assert not capfd.readouterr().err
+
+
+def test_a_log_that_is_only_just_being_packed_is_not_called_damaged(tmp_path, capfd):
+    rows = [row(k, name="one", n=10**15 + k) for k in range(1000)]
+    write(tmp_path / "log.csv.1", *rows)
+    (tmp_path / "log.csv.1.gz").write_bytes(gzip.compress(content(*rows))[:500])
+    assert recovery.recover(str(tmp_path / "log.csv")) == {"one": 10**15 + 999}
+    assert not capfd.readouterr().err
 
 
 def test_a_neighbour_that_leads_nowhere_does_not_stop_the_server(server, tmp_path):

@@ -10,10 +10,12 @@ import pytest
 from support.made import HEADER
 from support.tools import (
     READINGS,
+    ask,
     blast,
     complete,
     options,
     readings,
+    send,
     settle,
     summary,
     until,
@@ -65,6 +67,38 @@ def test_a_full_disk_that_is_given_room(server, disk):
     expected = [READINGS[k % len(READINGS)].decode() for k in range(20_000)]
     assert text == expected if not dropped else len(text) == logged
     assert readings(small.folder / "a.csv") == text
+
+
+@pytest.mark.parametrize("logs", [["disk/a.db", "a.csv"], ["disk/a.db"], ["a.txt", "disk/a.csv"]])
+def test_a_disk_that_is_full_at_the_start(server, disk, tmp_path, logs):
+    """As a power cut leaves a database: with its -wal and without its -shm, which is never synced.
+
+    A CSV that is not there yet has no room for its header.
+    """
+    small = disk("size=200k")
+    log = next(each for each in logs if each.startswith("disk"))
+    before = []
+    if log == "disk/a.db":
+        running = server("--quiet", "--log", log, prefix=small.inside)
+        ask(running.port, b"50.0,20.0,kitchen,1000000000000001,0.000")
+        running.process.kill()
+        running.process.wait()
+        (small.folder / "a.db-shm").unlink()
+        before = ["50.0,20.0"]
+    small.fill()
+    timers = {"server.writer.LOG_RETRY": 0.1}
+    running = server("--quiet", *options(*logs), prefix=small.inside, timers=timers)
+    send(running.port, b"51.0,20.0")
+    running.says(rf"^cannot write {log} \((disk I/O error|No space left on device)\)")
+    if len(logs) == 2:  # the other one goes on
+        until(lambda: "51.0,20.0" in (tmp_path / min(logs)).read_text())
+    small.give_room()
+    running.says(f"^{log} is written again, 1 reading late")
+    question = b"52.0,20.0,kitchen,1000000000000002,0.000"
+    assert ask(running.port, question) == [b"ack,kitchen,1000000000000002,"]
+    assert running.stop() == 0
+    assert readings(small.folder / log[5:]) == [*before, "51.0,20.0", "52.0,20.0"]
+    assert running.err.count("cannot write") == 1, "said once"
 
 
 def test_what_cannot_be_kept_is_counted(server, disk):

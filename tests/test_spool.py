@@ -445,7 +445,7 @@ def test_where_there_is_no_room_for_a_new_file_the_old_one_goes_on(
     assert spool.is_long(), "as before it failed"
 
 
-def test_the_folder_is_synced_after_the_rename(path, tmp_path, monkeypatch):
+def test_file_and_folder_are_synced_after_the_rename(path, tmp_path, monkeypatch):
     write(path, 2, *range(6))
     spool = Spool(path)
     queue, _, _ = spool.load()
@@ -463,4 +463,4 @@ def test_the_folder_is_synced_after_the_rename(path, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", note_replace)
     spool.rewrite(queue)
     opened = ["folder"]  # the new file, by its name
-    assert calls == ["file", "rename", "folder", *opened]
+    assert calls == ["file", "rename", "file", "folder", *opened], "FAT needs the file once more"

@@ -175,21 +175,29 @@ class DbLog:
         self.path = path
         # This file stays open: closing it would end the locks that SQLite has on it.
         self.file = open(path, "a+b", buffering=0)  # noqa: SIM115
-        if not stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        if sys.platform.startswith("linux"):  # elsewhere this lock would keep SQLite itself out
-            lock(self.file)
-        self.file.seek(0)
-        if self.file.read(16) not in (b"", b"SQLite format 3\0"):
-            raise OSError(errno.EINVAL, "not an SQLite database")
         try:
-            self.connection = sqlite3.connect(path, timeout=1, isolation_level=None)
+            if not stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            if sys.platform.startswith("linux"):  # elsewhere this lock would keep SQLite itself out
+                lock(self.file)
+            self.file.seek(0)
+            if self.file.read(16) not in (b"", b"SQLite format 3\0"):
+                raise OSError(errno.EINVAL, "not an SQLite database")
+            self.connect()
+        except OSError:
+            self.file.close()
+            raise
+
+    def connect(self) -> None:
+        """Make the database ready to be appended to; raise OSError if it is not of readings."""
+        self.connection = sqlite3.connect(self.path, timeout=1, isolation_level=None)
+        try:
             self.prepare()
-        except sqlite3.Error as error:
-            raise OSError(errno.EIO, str(error)) from None
+        except (OSError, sqlite3.Error) as error:
+            self.connection.close()
+            raise error if isinstance(error, OSError) else as_os_error(error) from None
 
     def prepare(self) -> None:
-        """Make the database ready to be appended to; refuse one that is not of readings."""
         execute = self.connection.execute
         self.refuse_foreign()
         # What a killed predecessor committed and did not flush counts from now on. It comes first:
@@ -224,7 +232,7 @@ class DbLog:
             yield
             self.connection.execute("COMMIT")
         except sqlite3.Error as error:
-            raise OSError(errno.EIO, str(error)) from None
+            raise as_os_error(error) from None
         finally:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
@@ -243,7 +251,54 @@ class DbLog:
         pass  # `append` has done it
 
 
-Log = Union[TextLog, CsvLog, DbLog]
+def is_full(error: sqlite3.Error) -> bool:
+    """Tell whether SQLite found the disk full.
+
+    It calls that an I/O error where there is no room for the -shm, as after a power cut.
+    """
+    return str(error) in ("database or disk is full", "disk I/O error")
+
+
+def as_os_error(error: sqlite3.Error) -> OSError:
+    return OSError(errno.ENOSPC if is_full(error) else errno.EIO, str(error))
+
+
+def ending(path: str) -> str:
+    return os.path.splitext(path)[1]
+
+
+def open_log(path: str, warn: Warn) -> Log:
+    """Open a log of the format that its ending tells; raise OSError.
+
+    A full disk is no error: while it has no room for what a log begins with, nothing is appended.
+    """
+    try:
+        return LOGS[ending(path)](path, warn)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return UnopenedLog(path, warn)
+
+
+class UnopenedLog:
+    """A log that cannot be opened because its disk is full: each `append` tries again."""
+
+    def __init__(self, path: str, warn: Warn) -> None:
+        self.path = path
+        self.warn = warn
+        self.log: Log | None = None
+
+    def append(self, rows: Iterable[Row]) -> None:
+        if not self.log:
+            self.log = LOGS[ending(self.path)](self.path, self.warn)
+        self.log.append(rows)
+
+    def flush(self) -> None:
+        if self.log:
+            self.log.flush()
+
+
+Log = Union[TextLog, CsvLog, DbLog, UnopenedLog]
 # In the order in which they are written. When the server is killed between two of them, named
 # readings are sent again, and written again to the earlier ones: .db ignores that, .txt has them
 # twice. So formats without names and n come first. The last one in use has each once: from it, at

@@ -57,8 +57,12 @@ class LineFile:
         self.size_before = 0  # of the last append
         self.must_undo = False  # that append failed, and could not be cut off yet
         self.file = self.open()
-        self.append(b"")  # an empty file gets its header
-        self.flush()  # what a killed predecessor wrote and did not flush counts from now on
+        try:
+            self.append(b"")  # an empty file gets its header
+            self.flush()  # what a killed predecessor wrote and did not flush counts from now on
+        except OSError:
+            self.file.close()
+            raise
 
     def open(self) -> FileIO:
         """Open the file, create it if it is missing; refuse one that is not ours or in use."""
@@ -235,6 +239,8 @@ def replace(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> BufferedWr
         with suppress(OSError):  # it may try to write the rest
             file.close()
         raise
+    with suppress(OSError):  # what was written is on the disk already
+        sync(file)  # FAT puts the size into the file's new entry only now
     sync_folder(path)
     return file
 

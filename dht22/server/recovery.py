@@ -11,12 +11,13 @@ from io import BufferedIOBase
 from pathlib import Path
 
 from dht22.console import Progress, say
-from dht22.log.formats import NAMED_ROW, open_for_reading
+from dht22.log.formats import NAMED_ROW, is_full, open_for_reading
 from dht22.log.linefile import LONGEST_LINE
 from dht22.log.rotated import BLOCK, DAMAGE, rotated, unpacked
 
 UNREADABLE = (*DAMAGE, OSError, ImportError, ValueError, sqlite3.Error)
 NAMES = 10_000  # remembered
+Version = tuple[int, int, int]  # inode, time of change (ns) and size of a file
 OTHER_PACKINGS = ".zst", ".lz4", ".lzo", ".Z", ".7z", ".zip"
 
 
@@ -34,18 +35,54 @@ def recover(path: str) -> dict[str, int]:
     recover_one = RECOVERABLE[os.path.splitext(path)[1]]
     progress = Progress()
     highest: dict[str, int] = {}
-    for each in [*rotated(path), path]:
-        try:
-            for name, n in recover_one(each, progress):
-                known = highest.pop(name, 0)  # taken out, so that the latest name stands last
-                highest[name] = max(n, known)
-                if len(highest) > NAMES:
-                    del highest[next(iter(highest))]
-        except UNREADABLE as error:
-            if each == path:
-                raise OSError(getattr(error, "errno", None) or errno.EIO, str(error)) from None
-            say(f"{each}: read as far as it goes ({error}); what else is in it may be logged again")
+    damage: dict[Version, str] = {}  # of what was read; nothing where it is whole
+    while True:
+        files = versions(path)
+        for each, version in files.items():
+            if version in damage:
+                continue
+            error = read_into(highest, recover_one(each, progress))
+            if version_of(each) != version:
+                continue  # it was renamed or packed meanwhile: the next look finds it
+            if error and each == path:
+                raise OSError(getattr(error, "errno", None) or errno.EIO, str(error))
+            damage[version] = str(error or "")
+        if versions(path) == files and damage.keys() >= {*files.values()}:
+            break  # else one may have been missed: look again
+    for each, version in files.items():
+        is_being_packed = os.path.splitext(each)[0] in files
+        if damage[version] and not is_being_packed:
+            again = "what else is in it may be logged again"
+            say(f"{each}: read as far as it goes ({damage[version]}); {again}")
     return highest
+
+
+def read_into(highest: dict[str, int], names: Iterator[tuple[str, int]]) -> Exception | None:
+    """Note the highest n of each name; return the error that ended it."""
+    try:
+        for name, n in names:
+            known = highest.pop(name, 0)  # taken out, so that the latest name stands last
+            highest[name] = max(n, known)
+            if len(highest) > NAMES:
+                del highest[next(iter(highest))]
+    except UNREADABLE as error:
+        return error
+    return None
+
+
+def versions(path: str) -> dict[str, Version]:
+    """Return the versions of a log and of what rotation has left, by path: the log comes last."""
+    found = {each: version_of(each) for each in [*rotated(path), path]}
+    return {each: version for each, version in found.items() if version}
+
+
+def version_of(path: str) -> Version | None:
+    """Return what a file keeps when it is renamed, and has alone; None if it is not there."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def recover_csv(path: str, progress: Progress) -> Iterator[tuple[str, int]]:
@@ -79,13 +116,18 @@ def blocks(file: BufferedIOBase) -> Iterator[bytes]:
 def recover_db(path: str, progress: Progress) -> Iterator[tuple[str, int]]:
     """Yield names with their highest n from a database.
 
-    One that was filled with `.import` of SQLite has empty texts where ours has NULL.
+    One that was filled with `.import` of SQLite has empty texts where ours has NULL. One that
+    cannot be opened because the disk is full yields none: later it ignores what it already has.
     """
     with closing(open_for_reading(path)) as database:
-        yield from database.execute(
-            "SELECT name, max(n) FROM reading WHERE name != '' AND typeof(n) = 'integer'"
-            " GROUP BY name ORDER BY max(n)"
-        )
+        try:
+            yield from database.execute(
+                "SELECT name, max(n) FROM reading WHERE name != '' AND typeof(n) = 'integer'"
+                " GROUP BY name ORDER BY max(n)"
+            )
+        except sqlite3.OperationalError as error:
+            if not is_full(error):
+                raise
 
 
 RECOVERABLE = {".csv": recover_csv, ".db": recover_db}  # formats of logs that know names and n
