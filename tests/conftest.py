@@ -66,18 +66,25 @@ def desktop():
 
 
 @pytest.fixture
-def sensor(script, tmp_path):
+def client(script):
+    """Start a client whose sensor is simulated."""
+
+    def start(port, *argv, host="127.0.0.1", **keywords):
+        words = "client", host, "--port", port, "--driver", "simulated"
+        return script(*words, *argv, **keywords)
+
+    return start
+
+
+@pytest.fixture
+def sensor(client, tmp_path):
     """Start a named client whose readings are numbered; `.read()` is what it has read so far."""
 
-    def start(
-        port, *argv, name="kitchen", host="127.0.0.1", first=0, timers=None, setup="", **keywords
-    ):
-        notes = tmp_path / f"notes{first}"
-        started = script(
-            *["client", host, "--port", port, "--driver", "simulated"],
-            *["--name", name, "--spool", tmp_path / f"{name}{first}.spool", *argv],
+    def start(port, *argv, name="kitchen", first=0, timers=None, setup="", **keywords):
+        started = client(
+            *[port, "--name", name, "--spool", tmp_path / f"{name}{first}.spool", *argv],
             timers={**QUICK, **(timers or {})},
-            setup=numbered(notes, first) + setup,
+            setup=numbered(tmp_path / f"notes{first}", first) + setup,
             **keywords,
         )
         started.read = lambda: started.out.splitlines()

@@ -284,30 +284,21 @@ def test_a_usage_error_without_a_stderr_has_its_exit_code(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_goes_on_until_stopped_and_prints_what_it_sends(script, number):
+def test_goes_on_until_stopped_and_prints_what_it_sends(client, number):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("127.0.0.1", 0))
         receiver.settimeout(10)
-        client = script(
-            "client",
-            "127.0.0.1",
-            "--port",
-            receiver.getsockname()[1],
-            "--driver",
-            "simulated",
-            "--interval",
-            0.01,
-        )
+        running = client(receiver.getsockname()[1], "--interval", 0.01)
         received = [receiver.recv(100).decode() for _ in range(20)]
-        assert client.stop(number) == 0
+        assert running.stop(number) == 0
         receiver.setblocking(False)
         try:
             while True:
                 received.append(receiver.recv(100).decode())
         except BlockingIOError:
             pass
-    assert client.out.splitlines() == received
-    assert client.err.splitlines()[-1] == "closing socket"
+    assert running.out.splitlines() == received
+    assert running.err.splitlines()[-1] == "closing socket"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -14,13 +14,11 @@ START = 1795255202000000
 
 
 @pytest.fixture
-def client(script, desktop):
-    """Start a client whose simulated readings go to the desktop."""
+def sending(client, desktop):
+    """Start a client whose readings go to the desktop."""
 
     def start(*argv, **keywords):
-        port = desktop.getsockname()[1]
-        words = ["127.0.0.1", "--port", port, "--driver", "simulated", "--spool", "spool", *argv]
-        return script("client", *words, **keywords)
+        return client(desktop.getsockname()[1], "--spool", "spool", *argv, **keywords)
 
     return start
 
@@ -55,10 +53,10 @@ def wrong_answers(name, n, mac, old, key):
     }
 
 
-def test_a_client_with_a_key_believes_only_the_answer_to_its_question(desktop, client, tmp_path):
+def test_a_client_with_a_key_believes_only_the_answer_to_its_question(desktop, sending, tmp_path):
     pi = write_keys(tmp_path / "pi", ("kitchen", KITCHEN))
     cases = list(wrong_answers("kitchen", START, b"1" * 32, b"ack,kitchen,1,,0", KITCHEN))
-    running = client("--interval", 0.01, "--count", len(cases) + 1, "--key", pi, timers=QUICK)
+    running = sending("--interval", 0.01, "--count", len(cases) + 1, "--key", pi, timers=QUICK)
     old, before = b"", 0
     for case in ["none before the first", *cases]:
         question, peer = desktop.recvfrom(300)
@@ -89,11 +87,11 @@ def test_a_client_with_a_key_believes_only_the_answer_to_its_question(desktop, c
 
 
 def test_the_answer_to_any_of_the_last_16_sends_is_taken_and_to_no_earlier_one(
-    desktop, client, tmp_path
+    desktop, sending, tmp_path
 ):
     pi = write_keys(tmp_path / "pi", ("kitchen", KITCHEN))
     timers = {**QUICK, "pi.delivery.RESEND_MOST": (0.04, 0.04)}
-    running = client("--count", 1, "--key", pi, timers=timers)
+    running = sending("--count", 1, "--key", pi, timers=timers)
     sends = []
     while len(sends) < 20:
         question, peer = desktop.recvfrom(300)
@@ -107,9 +105,9 @@ def test_the_answer_to_any_of_the_last_16_sends_is_taken_and_to_no_earlier_one(
     assert running.wait() == 0
 
 
-def test_an_interval_past_its_bounds_is_not_taken_over(desktop, client):
+def test_an_interval_past_its_bounds_is_not_taken_over(desktop, sending):
     intervals = [0, 1, 86401, 99999]
-    running = client("--interval", 0.01, "--count", len(intervals) + 1, "--name", "kitchen")
+    running = sending("--interval", 0.01, "--count", len(intervals) + 1, "--name", "kitchen")
     for interval in [*intervals, None]:
         question, peer = desktop.recvfrom(300)
         desktop.sendto(format_ack("kitchen", parse(question)[1].n, interval), peer)
@@ -121,8 +119,8 @@ LAST_N = N_RANGE[1] - 10**6
 
 
 @pytest.mark.parametrize("last", [LAST_N + 1, N_RANGE[1] - 1, 9999999999999999])
-def test_an_answer_that_no_n_could_follow_is_ignored(desktop, client, last):
-    running = client("--count", 1, "--name", "kitchen", timers=QUICK)
+def test_an_answer_that_no_n_could_follow_is_ignored(desktop, sending, last):
+    running = sending("--count", 1, "--name", "kitchen", timers=QUICK)
     question, peer = desktop.recvfrom(300)
     n = parse(question)[1].n
     desktop.sendto(format_ack("kitchen", last, None), peer)
@@ -135,11 +133,11 @@ def test_an_answer_that_no_n_could_follow_is_ignored(desktop, client, last):
 
 
 @pytest.mark.parametrize("last", [LAST_N - 10**6, LAST_N - 1, LAST_N])
-def test_at_the_last_n_nothing_is_sent_and_the_readings_are_kept(desktop, client, tmp_path, last):
+def test_at_the_last_n_nothing_is_sent_and_the_readings_are_kept(desktop, sending, tmp_path, last):
     """The server has a reading with an n this high, a stranger's perhaps."""
     argv = "--interval", 0.05, "--name", "kitchen"
     last_draw = "import random; random.randint = lambda first, last: last"
-    running = client(*argv, timers=QUICK, setup=last_draw)
+    running = sending(*argv, timers=QUICK, setup=last_draw)
     question, peer = desktop.recvfrom(300)
     desktop.sendto(format_ack("kitchen", last, None), peer)
     if last == LAST_N - 10**6:
@@ -175,9 +173,9 @@ delivery.NamedSender.receive = flood
 """
 
 
-def test_a_client_in_a_flood_of_answers_goes_on_reading(desktop, client):
+def test_a_client_in_a_flood_of_answers_goes_on_reading(desktop, sending):
     """Garbage comes faster than it is read: each datagram taken leaves another in the socket."""
-    running = client("--interval", 0.02, "--name", "kitchen", setup=FLOOD)
+    running = sending("--interval", 0.02, "--name", "kitchen", setup=FLOOD)
     _, peer = desktop.recvfrom(300)
     desktop.sendto(b"the first", peer)
     already = running.out.count("\n")

@@ -20,6 +20,7 @@ from dht22.pi.spool import Spool
 from dht22.stop import Stop
 from support.made import HEADER
 from support.numbered import logged, rows, size, taken
+from support.strace import read_trace, strace
 from support.tools import (
     DEADLINE,
     free_port,
@@ -264,16 +265,15 @@ def test_a_spool_that_another_client_has(sensor, tmp_path):
 
 
 @pytest.mark.parametrize("state, folder", [("", "home/.local/state"), ("state", "state")])
-def test_where_the_spool_is_without_the_option(script, tmp_path, state, folder):
+def test_where_the_spool_is_without_the_option(client, tmp_path, state, folder):
     home, state = str(tmp_path / "home"), state and str(tmp_path / state)
-    client = script(
-        *["client", "127.0.0.1", "--port", free_port(), "--driver", "simulated"],
-        *["--interval", 0.01, "--name", "kitchen"],
+    started = client(
+        *[free_port(), "--interval", 0.01, "--name", "kitchen"],
         env={"HOME": home, "XDG_STATE_HOME": state},
         timers={"pi.delivery.RESEND": 0.05},
     )
     until(lambda: size(tmp_path / folder / "dht22" / "kitchen.spool"))
-    assert client.stop() == 0
+    assert started.stop() == 0
     assert list(tmp_path.rglob("*.spool")) == [tmp_path / folder / "dht22" / "kitchen.spool"]
 
 
@@ -432,8 +432,7 @@ def test_no_silence_begins_before_something_is_sent(desktop, tmp_path, monkeypat
 # All is well
 
 
-def test_while_all_is_acknowledged_nothing_is_written(script, desktop, tmp_path):
-    needs("strace")
+def test_while_all_is_acknowledged_nothing_is_written(client, desktop, tmp_path):
     answering = True
     numbers = []
 
@@ -457,44 +456,33 @@ def test_while_all_is_acknowledged_nothing_is_written(script, desktop, tmp_path)
     thread = threading.Thread(target=answer)
     thread.start()
     try:
-        client = script(
-            "client",
-            "127.0.0.1",
-            "--port",
-            desktop.getsockname()[1],
-            "--driver",
-            "simulated",
-            "--name",
-            "kitchen",
-            "--interval",
-            0.001,
-            "--spool",
-            spool,
-            prefix=["strace", "-D", "-f", "-y", "-o", tmp_path / "trace", "-e", f"trace={calls}"],
+        running = client(
+            *[desktop.getsockname()[1], "--name", "kitchen", "--interval", 0.001, "--spool", spool],
+            prefix=strace(tmp_path / "trace", calls),
         )
         until(lambda: len(numbers) == 1000, seconds=60)
         trace = (tmp_path / "trace").read_text()
         until(
             lambda: size(spool)
         )  # the check below can fail: now that there are no answers, it is written
-        assert client.stop() == 0
+        assert running.stop() == 0
     finally:
         answering = False
         thread.join()
-    spooled = until(lambda: "exited with 0" in (text := (tmp_path / "trace").read_text()) and text)
+    spooled = read_trace(tmp_path / "trace")
     assert re.search(rf"write\(\d+<{spool}>", spooled) and re.search(
         rf"fsync\(\d+<{spool}>", spooled
     )
     assert len(set(numbers)) == 1000
-    _start, sendto, running = trace.partition("sendto(")
+    _start, sendto, rest = trace.partition("sendto(")
     assert sendto
     others = [
         line
-        for line in running.splitlines()[1:]
+        for line in rest.splitlines()[1:]
         if not re.search(r"^\d+ +(sendto\(|write\([12]<)|^\d+ +openat\(.*O_RDONLY", line)
     ]
     assert others == []
-    assert running.count("sendto(") >= 999
+    assert rest.count("sendto(") >= 999
 
 
 SLOW = """

@@ -55,25 +55,11 @@ def attacks():
     ]
 
 
-def test_only_what_is_signed_with_its_own_key_is_taken_or_answered(server, script, keys, tmp_path):
+def test_only_what_is_signed_with_its_own_key_is_taken_or_answered(server, client, keys, tmp_path):
     running = server("--quiet", "--keys", keys)
     pi = write_keys(tmp_path / "pi", ("kitchen", KITCHEN))
-    true = script(
-        "client",
-        "127.0.0.1",
-        "--port",
-        running.port,
-        "--driver",
-        "simulated",
-        "--interval",
-        0.02,
-        "--count",
-        30,
-        "--key",
-        pi,
-        "--spool",
-        "spool",
-    )
+    words = "--interval", 0.02, "--count", 30, "--key", pi, "--spool", "spool"
+    true = client(running.port, *words)
     until(lambda: true.out.count("\n") > 3)
     good = format_named("50.0,20.0", "kitchen", START + 10**6, 0.0, KITCHEN)
     flipped = [
@@ -345,7 +331,7 @@ def test_an_error_is_one_line(script, tmp_path, prog, argv, code, error):
     assert not list(tmp_path.glob("datalog*"))
 
 
-def test_new_keys_are_lines_for_both_sides(script, server, tmp_path):
+def test_new_keys_are_lines_for_both_sides(script, client, server, tmp_path):
     kitchen, attic = (
         script("server", "--new-key", "kitchen"),
         script("server", "--new-key", "attic"),
@@ -358,76 +344,23 @@ def test_new_keys_are_lines_for_both_sides(script, server, tmp_path):
         (tmp_path / path).write_text(text)
         (tmp_path / path).chmod(0o600)
     running = server("--keys", "keys")
-    client = script(
-        "client",
-        "127.0.0.1",
-        "--port",
-        running.port,
-        "--driver",
-        "simulated",
-        "--interval",
-        0,
-        "--key",
-        "pi",
-        "--name",
-        "kitchen",
-        "--spool",
-        "spool",
-        "--count",
-        3,
-    )
-    assert client.wait() == 0
+    words = "--interval", 0, "--key", "pi", "--name", "kitchen", "--spool", "spool", "--count", 3
+    sending = client(running.port, *words)
+    assert sending.wait() == 0
     assert [line.split()[1:] for line in running.out.splitlines()] == [
-        ["kitchen", r] for r in client.out.split()
+        ["kitchen", r] for r in sending.out.split()
     ]
 
 
-def test_the_server_sets_the_interval_of_named_clients(script, server, tmp_path):
+def test_the_server_sets_the_interval_of_named_clients(client, server, tmp_path):
     running = server("--interval", 2)
-    slow = script(
-        "client",
-        "127.0.0.1",
-        "--port",
-        running.port,
-        "--driver",
-        "simulated",
-        "--interval",
-        3600,
-        "--name",
-        "slow",
-        "--spool",
-        "slow.spool",
-        "--count",
-        2,
-    )
-    fast = script(
-        "client",
-        "127.0.0.1",
-        "--port",
-        running.port,
-        "--driver",
-        "simulated",
-        "--interval",
-        0.5,
-        "--name",
-        "fast",
-        "--spool",
-        "fast.spool",
-        "--count",
-        2,
-    )
-    plain = script(
-        "client",
-        "127.0.0.1",
-        "--port",
-        running.port,
-        "--driver",
-        "simulated",
-        "--interval",
-        0.5,
-        "--count",
-        3,
-    )
+
+    def named(name, interval):
+        words = "--name", name, "--spool", f"{name}.spool", "--count", 2
+        return client(running.port, "--interval", interval, *words)
+
+    slow, fast = named("slow", 3600), named("fast", 0.5)
+    plain = client(running.port, "--interval", 0.5, "--count", 3)
     assert [each.wait() for each in (slow, fast, plain)] == [0, 0, 0]
     assert [
         each.err.count("the server sets the interval to 2 s\n") for each in (slow, fast, plain)
