@@ -72,7 +72,7 @@ def test_what_is_copied_to_the_pi_is_enough(tmp_path, desktop):
     home = tmp_path / "pi"
     home.mkdir()
     command = re.search(r"^ +(scp -r .*) \S+:$", README, re.MULTILINE)[1]
-    bash(command.replace("scp", "cp") + f" {home}", copied(tmp_path / "desktop"))
+    bash(command.replace("scp", "cp") + " ../pi", copied(tmp_path / "desktop"))
     python, port = "../desktop/bin/python3", desktop.getsockname()[1]
     bash(f"{python} dht_read.py --driver simulated", home)
     bash(f"{python} client.py 127.0.0.1 --port {port} --driver simulated --count 1", home)
