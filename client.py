@@ -36,7 +36,6 @@ try:
     from dht22.console import Parser, run_script, say
     from dht22.datagram import PORT
     from dht22.keys import read_keys
-    from dht22.pi.drivers import MIN_INTERVAL
     from dht22.pi.link import Link, PlainSender
     from dht22.pi.sensor import OFF, NoReading, Sensor, add_sensor_options, open_sensor
     from dht22.screen import Screen, screen_of
@@ -224,11 +223,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.port == 0:
         parser.error("argument --port: '0' is not a port to send to")
-    if options.interval < MIN_INTERVAL and options.driver != "simulated":
-        parser.error(
-            f"a sensor needs {MIN_INTERVAL:g} s between readings (datasheet);"
-            " give a longer --interval"
-        )
     link = Link(options.server, options.port)
     screen = screen_of(None if options.quiet else sys.stdout)
     try:
@@ -236,8 +230,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             sender = open_sender(parser, options, link)
         with closing(sender):
             with stop.interruptible():
-                sensor = open_sensor(parser, options)
+                sensor = open_sensor(parser, options, name=sender.name)
             with closing(sensor):
+                least = sensor.driver.least_interval
+                if options.interval < least:
+                    parser.error(
+                        f"this sensor needs {least:g} s between readings; give a longer --interval"
+                    )
                 say(f"sending to {link} every {options.interval:g} s")
                 with stop.interruptible():
                     link.look_up()

@@ -50,7 +50,8 @@ HINTS = (
     (
         "platform",
         "the way that works on every Pi: sudo dtoverlay dht11 gpiopin=11 now, and for good the line"
-        " dtoverlay=dht11,gpiopin=11 in /boot/firmware/config.txt (on Bullseye /boot/config.txt)",
+        " dtoverlay=dht11,gpiopin=11 at the top of /boot/firmware/config.txt (on Bullseye"
+        " /boot/config.txt)",
     ),
 )
 

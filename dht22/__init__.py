@@ -30,6 +30,7 @@ log/, the files that the server, report.py and publish.py share; the Pi's spool 
     log/follow      the rows of a log from a remembered position on
 
 pi/, on the Pi alone:
+    pi/iio          what the kernel shows of the sensors that its own driver reads
     pi/drivers      the ways to the sensor; how to add one
     pi/sensor       readings that are plausible and confirmed; the power pin
     pi/link         the connection to the server; the sender of plain readings

@@ -79,6 +79,29 @@ def test_what_is_copied_to_the_pi_is_enough(tmp_path, desktop):
     assert re.fullmatch(rb"[\d.]+,[\d.]+", desktop.recv(300))
 
 
+@pytest.mark.parametrize(
+    "before, kept",
+    [
+        ("arm_64bit=1\n", "arm_64bit=1\n"),
+        ("arm_64bit=1", "arm_64bit=1"),  # no line end
+        ("x=1\n[pi5]\ny=1\n", "x=1\n[pi5]\ny=1\n"),  # what follows holds for a Pi 5 alone
+        ("[pi5]\ny=1\ndtoverlay=dht11,gpiopin=11\n", "[pi5]\ny=1\n"),
+        ("dtoverlay=dht11,gpiopin=11\nx=1\n", "x=1\n"),
+    ],
+)
+def test_the_line_in_config_txt_holds_for_every_pi_however_often_it_is_typed(
+    tmp_path, before, kept
+):
+    command = re.search(r"^ +sudo (sed -i (?:.*\\\n)?.*) /boot/firmware/config.txt$", README, re.M)[
+        1
+    ]
+    (tmp_path / "config.txt").write_text(before)
+    for _ in range(2):
+        bash(f"{command} config.txt", tmp_path)
+        config = (tmp_path / "config.txt").read_text()
+        assert config == "dtoverlay=dht11,gpiopin=11\n" + kept
+
+
 def test_test_it_is_what_ci_runs():
     assert "README.md" in (ROOT / ".ci/run").read_text()
     assert "pytest" in block("Test it")

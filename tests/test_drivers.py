@@ -7,8 +7,8 @@ import types
 
 import pytest
 
-from dht22.pi import drivers
-from dht22.pi.drivers import NoDriver, SeveralSensors, find_iio, iio_devices, open_driver
+from dht22.pi import drivers, iio
+from dht22.pi.drivers import NoDriver, SeveralSensors, UnknownModel, find_iio, open_driver
 from dht22.pi.sensor import NoReading, Sensor
 from support.tools import ROOT, lines, needs_namespaces, until
 
@@ -73,7 +73,7 @@ def connect(folder, number, name, pin=None, humidity=743, temperature=257):
 @pytest.fixture
 def devices(monkeypatch, tmp_path):
     """Return the folder of the IIO devices, which is empty."""
-    monkeypatch.setattr(drivers, "IIO_DEVICES", str(tmp_path / "iio:device*"))
+    monkeypatch.setattr(iio, "DEVICES", str(tmp_path / "iio:device*"))
     return tmp_path
 
 
@@ -149,7 +149,7 @@ def test_a_torn_of_node_is_as_none(devices):
     device = connect(devices, 0, "dht11@4", 17)
     for content in b"", b"\0\0\0\x10", b"\0\0\0\x10\0\0\0":
         (device / "of_node" / "gpios").write_bytes(content)
-        assert iio_devices() == {str(device): 4}
+        assert iio.devices() == {str(device): 4}
 
 
 @pytest.mark.parametrize(
@@ -165,6 +165,32 @@ def test_the_pin_that_is_read_is_reported(devices, connected, pin, description):
     for number, each in enumerate(connected):
         connect(devices, number, *each)
     assert open_driver("auto", "DHT22", pin).description == description
+
+
+def test_a_device_of_another_name_is_known_by_what_it_is_compatible_with(devices):
+    device = connect(devices, 0, "humidity_sensor", 11)
+    compatible = device / "of_node" / "compatible"
+    for content, found in (
+        (b"dht11\0", True),
+        (b"asair,am2302\0dht11\0", True),
+        (b"dht110\0", False),
+    ):
+        compatible.write_bytes(content)
+        assert iio.devices() == ({str(device): 11} if found else {})
+
+
+@pytest.mark.parametrize(
+    "line, told", [("dtoverlay=dht11,gpiopin=11", True), ("dtoverlay=w1-gpio", False)]
+)
+def test_where_the_overlay_is_configured_and_no_sensor_is_there_it_tells_why(
+    devices, tmp_path, monkeypatch, line, told
+):
+    config = tmp_path / "config.txt"
+    config.write_text(f"[pi5]\n{line}\n")
+    monkeypatch.setattr(iio, "CONFIGS", (str(tmp_path / "none.txt"), str(config)))
+    with pytest.raises(NoDriver) as error:
+        find_iio(None)
+    assert (f"(dtoverlay=dht11 in {config} was not applied: is it" in error.value.remedy) == told
 
 
 def test_the_device_is_looked_up_again_by_its_pin(devices):
@@ -238,6 +264,69 @@ def test_circuitpython_has_one_object_and_leaves_it(circuitpython, monkeypatch):
     assert [sensor.read() for _ in range(3)] == ["50.0,20.0"] * 3
     sensor.close()
     assert circuitpython == [("DHT22", "pin 11", False), ("exit",)]
+
+
+@pytest.mark.parametrize("driver", ["auto", "iio", "adafruit", "circuitpython", "simulated"])
+def test_no_driver_reads_a_model_that_it_does_not_know(devices, adafruit, circuitpython, driver):
+    with pytest.raises(UnknownModel, match="reads no BME280$"):
+        open_driver(driver, "BME280", 11)
+
+
+def test_simulated_sensors_of_different_names_have_different_curves():
+    def read(name):
+        return open_driver("simulated", "DHT22", None, name).read()
+
+    for one, other in ("", "kitchen"), ("kitchen", "attic"), ("pi-1", "pi-2"):
+        assert max(abs(a - b) for a, b in zip(read(one), read(other))) > 0.5
+    assert read("attic") == pytest.approx(read("attic"), abs=0.1)
+
+
+EXTENSION = """
+import os
+from dht22.pi import drivers
+
+def open_bme280(model, pin):
+    if model != "BME280":
+        raise ValueError(f"it is no {model}")
+    ranges = (0.0, 100.0), (-40.0, 65.0)
+    read = lambda: (50.0, float(os.environ["CELSIUS"]))
+    return drivers.Driver("bme280", "a BME280", read, 1, 0.1, ranges=ranges)
+
+drivers.DRIVERS["bme280"] = open_bme280
+"""
+
+
+@pytest.mark.parametrize(
+    "celsius, argv, code, said",
+    [
+        (64.9, ["--interval", 0.1], 0, r"^driver bme280 \(a BME280\)$"),
+        (
+            65.1,
+            ["--interval", 0.1],
+            None,
+            r"^no reading: 65\.1 °C is out of range \(-40 to 65 °C\)",
+        ),
+        (21.0, ["--interval", 0.05], 2, "error: this sensor needs 0.1 s between readings; give a"),
+        (21.0, ["--sensor", "BMP280"], 1, "error: driver bme280 cannot be used: it is no BMP280"),
+    ],
+)
+def test_an_added_driver_needs_nothing_else(script, desktop, celsius, argv, code, said):
+    client = script(
+        *["client", "127.0.0.1", "--port", desktop.getsockname()[1], "--driver", "bme280"],
+        *["--sensor", "BME280", "--count", 2, *argv],
+        setup=EXTENSION,
+        env={"CELSIUS": str(celsius)},
+    )
+    client.says(said)
+    assert (client.stop() if code is None else client.wait()) == (code or 0)
+    assert client.out == ("50.0,64.9\n" * 2 if code == 0 else "")
+
+
+def test_a_real_sensor_is_not_polled_more_often_than_the_datasheet_allows(script, tmp_path, sysfs):
+    connect(sysfs, 1, "dht11@b", 11)
+    client = script("client", "127.0.0.1", "--interval", 1, prefix=IIO)
+    assert client.wait() == 2
+    assert "client.py: error: this sensor needs 2 s between readings; give a" in client.err
 
 
 class GPIOError(Exception):
@@ -383,9 +472,9 @@ def test_dht_read_reads_once(script, sysfs):
     assert failing.wait() == 1
     assert failing.out == ""
     for line in (
-        "try 1: temperature out of range (-40 to 80 °C)",
-        "try 3: temperature out of range (-40 to 80 °C)",
-        "no reading: temperature out of range (-40 to 80 °C)",
+        "try 1: 99.9 °C is out of range (-40 to 80 °C)",
+        "try 3: 99.9 °C is out of range (-40 to 80 °C)",
+        "no reading: 99.9 °C is out of range (-40 to 80 °C)",
         "damaged answers: the pull-up (4.7 to 10 kΩ",
     ):
         assert f"\n{line}" in failing.err

@@ -1,5 +1,6 @@
 """What a sensor gives, as the field knows it, against a fake driver, fake pins and a fake clock."""
 
+import os
 import random
 import re
 import sys
@@ -91,6 +92,48 @@ A, B, NEAR, FAR = (50.0, 20.0), (50.4, 20.1), (70.0, 25.0), (25.0, 10.0)
 )
 def test_what_is_sent(clock, values, polled):
     assert readings(Sensor(Playing(clock, values).driver), len(polled)) == polled
+
+
+@pytest.mark.parametrize(
+    "read, meant",
+    [
+        (-3276.7, "50.0,-0.1"),
+        (-3274.5, "50.0,-2.3"),
+        (-3274.499951, "50.0,-2.3"),  # a C float
+        (-3236.8, "50.0,-40.0"),
+        (-3276.8, None),
+        (-3236.7, None),
+    ],
+)
+def test_a_clone_that_counts_in_two_s_complement_is_read_in_frost(clock, read, meant):
+    assert readings(Sensor(Playing(clock, [(50.0, read)] * 3).driver), 1) == [meant]
+
+
+@pytest.mark.parametrize(
+    "model, values, why",
+    [
+        ("DHT11", (2.0, 0.0), "2.0 % and 0.0 °C: a DHT22 that is read as a DHT11? Leave --sensor"),
+        ("DHT11", (3.9, 21.0), "a DHT22 that is read as a DHT11?"),
+        ("DHT11", (4.0, 21.0), None),
+        ("DHT22", (1024.0, 563.2), "1024.0 % and 563.2 °C: a DHT11 that is read as a DHT22? Use"),
+        ("AM2302", (128.1, 20.0), "a DHT11 that is read as a DHT22? Use --sensor DHT11"),
+        ("DHT22", (100.1, 20.0), "100.1 % is out of range (0 to 100 %)"),
+        ("DHT22", (50.0, 80.1), "80.1 °C is out of range (-40 to 80 °C)"),
+        ("DHT22", (2.0, 0.0), None),
+        (None, (2.0, 0.0), None),  # the kernel tells the models apart
+        (None, (1024.0, 20.0), "1024.0 % is out of range (0 to 100 %)"),
+        ("DHT22", (float("nan"), 20.0), "nan % is out of range (0 to 100 %)"),
+    ],
+)
+def test_what_is_refused_is_shown_and_a_wrong_model_named(clock, model, values, why):
+    driver = Playing(clock, [values] * 9).driver
+    driver.model = model
+    try:
+        Sensor(driver).read()
+        refused = None
+    except NoReading as error:
+        refused = str(error)
+    assert refused == why or why and why in refused
 
 
 def test_glitches_are_not_sent_and_steps_are_kept(clock):
@@ -270,6 +313,20 @@ def test_a_hung_sensor_is_switched_off_and_on(script, tmp_path, hung):
     assert on - off >= 0.5
 
 
+def test_rpi_lgpio_makes_its_pipe_in_a_folder_of_its_own(script, tmp_path, hung):
+    """It enters $LG_WD as it is imported; what is relative stays where the client was started."""
+    module = hung / "RPi" / "GPIO.py"
+    pipe = "import os\nos.chdir(os.environ['LG_WD'])\nos.mkfifo('.lgd-nfy0')\n"
+    pipe += "print(os.getcwd(), file=sys.stderr)\n"
+    module.write_text("import sys\n" + pipe + module.read_text())
+    argv = ["client", "127.0.0.1", "--driver", "simulated", "--power-pin", 4, "--count", 1]
+    clients = [script(*argv, path=[hung]) for _ in range(2)]
+    assert [client.wait() for client in clients] == [0, 0]
+    folders = {client.err.splitlines()[0] for client in clients}
+    assert len(folders) == 2 and not any(map(os.path.exists, folders))
+    assert "cleanup 4" in (tmp_path / "gpio").read_text()
+
+
 @pytest.mark.parametrize(
     "call", ["setup", "output 4 HIGH", "output 4 LOW", "cleanup"], ids=lambda call: call.split()[-1]
 )
@@ -295,6 +352,7 @@ def note(*call):
     if call == "setup":
         assert running.wait() == 1
         assert running.err.startswith("client.py: error: --power-pin cannot be used: ")
+        assert "Is the user in the group gpio?" in running.err and "apt" not in running.err
         assert running.err.count("\n") == 1
         return
     running.says(

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import errno
-import glob
 import math
 import os
 import time
+from binascii import crc32
 from collections.abc import Callable
+
+from dht22.datagram import HUMIDITY_RANGE, TEMPERATURE_RANGE
+from dht22.pi import iio
 
 PIN = 11  # the pin of the course, a BCM number
 BCM = "a BCM number: pin 23 of the header is GPIO11"
 MIN_INTERVAL = 2.0  # seconds between reads, and after power-up; AM2302 manual
 TRIES = 3  # for one read; on a good day about one in five fails
 ADAFRUIT_READ = 0.52  # seconds that a read takes in Adafruit_DHT
-IIO_ERRORS = {errno.ETIMEDOUT: "the sensor does not answer", errno.EIO: "a damaged answer"}
-IIO_VALUES = "in_humidityrelative_input", "in_temp_input"  # milli-%, milli-°C, of one frame
-IIO_DEVICES = "/sys/bus/iio/devices/iio:device*"
 GPIOMEM = "/dev/gpiomem"  # how Adafruit_DHT reaches the pins without root; a Pi 5 has none
+MODELS = "DHT22", "AM2302", "DHT11"  # what the drivers below read
 
 Values = tuple[float, float]  # humidity (%), temperature (°C)
+Range = tuple[float, float]  # the lowest and the highest that is possible
 
 
 class NoDriver(Exception):
@@ -35,12 +36,20 @@ class SeveralSensors(NoDriver):
     """The kernel reads several sensors, and nobody said which one is meant."""
 
 
+class UnknownModel(NoDriver):
+    """The driver does not read sensors of this model: a usage error."""
+
+
 class Driver:
     """A way to the sensor.
 
     `read` returns humidity and temperature as they come. Any exception means no answer, or a
     damaged one. It is tried `tries` times for a reading, and rests `rest` seconds between the end
     of one try and the next. What is `made_up` needs no check: no sensor is read.
+
+    `least_interval` is the shortest --interval, in seconds; `rest` if it is not given. `ranges` are
+    those of the sensor, in % and °C; the default is also the widest that the server takes. `model`
+    is the one of MODELS that `read` decodes, None if it finds that out by itself.
     """
 
     def __init__(
@@ -52,6 +61,9 @@ class Driver:
         rest: float,
         made_up: bool = False,
         close: Callable[[], object] = lambda: None,
+        least_interval: float | None = None,
+        ranges: tuple[Range, Range] = (HUMIDITY_RANGE, TEMPERATURE_RANGE),
+        model: str | None = None,
     ) -> None:
         self.name = name
         self.description = description
@@ -60,6 +72,9 @@ class Driver:
         self.rest = rest
         self.made_up = made_up
         self.close = close
+        self.least_interval = rest if least_interval is None else least_interval
+        self.ranges = ranges
+        self.model = model
 
 
 def reason(error: Exception) -> str:
@@ -74,41 +89,12 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def iio_pin(folder: str, name: str) -> int | None:
-    """Return the BCM number of a device's pin, None if it cannot be known."""
-    try:
-        with open(os.path.join(folder, "of_node", "gpios"), "rb") as file:
-            cells = file.read()
-    except OSError:
-        cells = b""
-    if len(cells) >= 8:  # big-endian cells of 32 bits: which GPIO controller, the pin, flags
-        return int.from_bytes(cells[4:8], "big")
-    try:
-        return int(name.partition("@")[2], 16) or None  # older overlays name each one dht11@0
-    except ValueError:
-        return None
-
-
-def iio_devices() -> dict[str, int | None]:
-    """Return the pin of each sensor that the kernel reads, by the folder of its IIO device."""
-    devices = {}
-    for folder in sorted(glob.glob(IIO_DEVICES)):
-        try:
-            with open(os.path.join(folder, "name")) as file:
-                name = file.read().strip()
-        except OSError:  # it has just been removed
-            continue
-        if name.startswith("dht11"):  # the driver for DHT11, DHT21 and DHT22
-            devices[folder] = iio_pin(folder, name)
-    return devices
-
-
 def find_iio(pin: int | None) -> tuple[str, int | None]:
     """Return the folder and the pin of the IIO device on `pin`.
 
     Where no pin is asked for, it is the one on the usual pin, or else the only one. Raise NoDriver.
     """
-    devices = iio_devices()
+    devices = iio.devices()
     wanted = PIN if pin is None else pin
     for folder, connected in devices.items():
         if connected == wanted:
@@ -122,7 +108,7 @@ def find_iio(pin: int | None) -> tuple[str, int | None]:
         on_a_pi = "On a Pi" if wanted == PIN else f"On a Pi, if it is on GPIO{wanted} ({BCM})"
         raise NoDriver(
             "no sensor is set up on this machine",
-            f"{on_a_pi}: {setup}. Without a Pi: --driver simulated",
+            f"{on_a_pi}: {setup}{iio.config_hint()}. Without a Pi: --driver simulated",
         )
     if pin is None:
         raise SeveralSensors(
@@ -137,20 +123,12 @@ def find_iio(pin: int | None) -> tuple[str, int | None]:
 
 def open_iio(model: str, pin: int | None) -> Driver:
     """Read through the kernel's own driver: every Pi, no packages, no privileges."""
+    check_model("iio", model)
     _, connected = find_iio(pin)
 
     def read() -> Values:
         folder, _ = find_iio(connected)  # each time: it may have come back under another number
-        values = []
-        try:
-            for name in IIO_VALUES:
-                with open(os.path.join(folder, name)) as file:
-                    values.append(int(file.read()) / 1000)
-        except OSError as error:
-            if error.errno not in IIO_ERRORS:
-                raise
-            raise RuntimeError(f"{IIO_ERRORS[error.errno]} ({error.strerror})") from None
-        return values[0], values[1]
+        return iio.read(folder)
 
     if connected is None:
         description = "the kernel reads the only sensor that is set up, on an unknown pin"
@@ -180,6 +158,7 @@ def adafruit_platform() -> dict[str, object]:
 
 def open_adafruit(model: str, pin: int | None) -> Driver:
     """Read with `Adafruit_DHT.read_retry`, as the course does: 32-bit Pi OS, not on a Pi 5."""
+    check_model("adafruit", model)
     import Adafruit_DHT
 
     gpio = PIN if pin is None else pin
@@ -200,11 +179,16 @@ def open_adafruit(model: str, pin: int | None) -> Driver:
     description = f"Adafruit_DHT reads the sensor on GPIO{gpio}"
     if platform:
         description += f"; it does not know this platform, but there is {GPIOMEM}"
-    return Driver("adafruit", description, read, 1, MIN_INTERVAL - ADAFRUIT_READ)
+    return Driver(
+        *("adafruit", description, read, 1, MIN_INTERVAL - ADAFRUIT_READ),
+        least_interval=MIN_INTERVAL,
+        model=model,
+    )
 
 
 def open_circuitpython(model: str, pin: int | None) -> Driver:
     """Read with CircuitPython's adafruit_dht, whose packages are the user's to install."""
+    check_model("circuitpython", model)
     os.environ.setdefault("BLINKA_SKIP_DEPENDENCY_CHECK", "1")  # its check may stop to ask
     import adafruit_dht
     import board
@@ -221,21 +205,32 @@ def open_circuitpython(model: str, pin: int | None) -> Driver:
         return humidity, temperature
 
     description = f"adafruit_dht reads the sensor on GPIO{gpio}"
-    return Driver("circuitpython", description, read, TRIES, MIN_INTERVAL, close=device.exit)
+    return Driver(
+        *("circuitpython", description, read, TRIES, MIN_INTERVAL),
+        close=device.exit,
+        model=model,
+    )
 
 
-def open_simulated(model: str, pin: int | None) -> Driver:
-    """Make readings up, for those who have no Pi yet: slow waves about 50 % and 21 °C."""
+def open_simulated(model: str, pin: int | None, name: str = "") -> Driver:
+    """Make readings up, for those who have no Pi yet: slow waves about 50 % and 21 °C.
+
+    Where in its waves a sensor is depends on its name.
+    """
+    check_model("simulated", model)
+    ahead = crc32(name.encode()) % 1000  # seconds
 
     def read() -> Values:
-        now = time.monotonic()
+        now = time.monotonic() + ahead
         return 50 + 10 * math.sin(now / 60), 21 + 5 * math.sin(now / 100)
 
     return Driver("simulated", "no sensor is read", read, 1, 0.0, made_up=True)
 
 
 # To add one: a function that is given the model, as in --sensor, and the pin (BCM number), and
-# returns a Driver. Whatever it raises means that it cannot be used here.
+# returns a Driver. Whatever it raises means that it cannot be used here. Nothing else has to know
+# it: the least interval and the ranges are the Driver's, and what --sensor may be is for the
+# function to say (DHT22 if the option is not given).
 DRIVERS = {
     "iio": open_iio,
     "adafruit": open_adafruit,
@@ -245,32 +240,43 @@ DRIVERS = {
 AUTO = "iio", "adafruit", "circuitpython"  # in this order, the kernel's first; never the simulated
 
 
-def open_one(name: str, model: str, pin: int | None) -> Driver:
-    """Return the driver `name`; raise NoDriver, whatever its package raised."""
+def check_model(driver: str, model: str) -> None:
+    """Raise UnknownModel unless `model` is one of MODELS."""
+    if model not in MODELS:
+        raise UnknownModel(
+            f"driver {driver} reads no {model}", f"--sensor is one of {', '.join(MODELS)}"
+        )
+
+
+def open_one(driver: str, model: str, pin: int | None, name: str) -> Driver:
+    """Return a driver; raise NoDriver, whatever its package raised."""
     try:
-        return DRIVERS[name](model, pin)
+        open_it = DRIVERS[driver]
+        if open_it is open_simulated:
+            return open_simulated(model, pin, name)
+        return open_it(model, pin)
     except NoDriver:
         raise
     except Exception as error:  # each package, and each chip in Blinka, raises what it likes
         raise NoDriver(
-            f"driver {name} cannot be used: {reason(error)}",
+            f"driver {driver} cannot be used: {reason(error)}",
             "docs/sensors.md tells where it works; the kernel's own driver (--driver iio) needs no"
             " package",
         ) from None
 
 
-def open_driver(name: str, model: str, pin: int | None) -> Driver:
-    """Return the driver `name`, or for `auto` the first that can be used; raise NoDriver.
+def open_driver(driver: str, model: str, pin: int | None, name: str = "") -> Driver:
+    """Return a driver, or for `auto` the first that can be used; raise NoDriver.
 
-    pin is a BCM number, None if it was not given.
+    pin is a BCM number, None if it was not given. name is the sensor's, for one that is simulated.
     """
-    if name != "auto":
-        return open_one(name, model, pin)
+    if driver != "auto":
+        return open_one(driver, model, pin, name)
     failures: list[NoDriver] = []
     for each in AUTO:
         try:
-            return open_one(each, model, pin)
-        except SeveralSensors:  # another driver would read yet another pin
+            return open_one(each, model, pin, name)
+        except (SeveralSensors, UnknownModel):  # another driver would read yet another pin
             raise
         except NoDriver as error:
             failures.append(error)

@@ -162,6 +162,8 @@ class Link:
 class PlainSender:
     """Sends each reading once, as `humidity,temperature`: what the network loses is lost."""
 
+    name = ""
+
     def __init__(self, link: Link, interval: float) -> None:
         self.link = link
         self.interval = interval

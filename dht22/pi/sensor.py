@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,9 +14,11 @@ from dht22.pi.drivers import (
     AUTO,
     DRIVERS,
     MIN_INTERVAL,
+    MODELS,
     PIN,
     Driver,
     NoDriver,
+    UnknownModel,
     Values,
     open_driver,
     reason,
@@ -25,11 +28,38 @@ CONFIRM = 3  # reads at most, until two agree
 STEP = 20.0, 5.0  # %, °C; a larger step from one reading to the next has to be confirmed
 # seconds; after a longer interval the first read is discarded: it gives the previous measurement
 WAKE = 5.0
+UNITS = "%", "°C"
+DHT11_LEAST = 4.0  # %; a DHT22 read as a DHT11 gives less: the kernel's dht11.c goes by that, too
+DHT22_MOST = (
+    128.0  # %; a DHT11 read as a DHT22 gives more: 25.6 times its value, which is 5 or more
+)
 OFF = 5.0  # seconds without power, which revive a hung sensor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 class NoReading(Exception):
     """The sensor gave nothing, or nothing plausible; says why."""
+
+
+def import_gpio() -> ModuleType:
+    """Import RPi.GPIO, which rpi-lgpio provides on a Pi 5; raise whatever that raises.
+
+    rpi-lgpio makes a pipe in the folder $LG_WD, which it enters, or in the current one: that may
+    be read-only, or another client's too. So it is given one of its own for that moment.
+    """
+    import tempfile  # only for this: it costs memory
+
+    current = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["LG_WD"] = folder
+        try:
+            from RPi import GPIO
+        finally:
+            os.chdir(current)
+    return GPIO  # type: ignore[no-any-return]
 
 
 class Power:
@@ -37,17 +67,22 @@ class Power:
 
     def __init__(self, pin: int) -> None:
         try:
-            from RPi import GPIO  # on a Pi 5 rpi-lgpio provides it
-
+            GPIO = import_gpio()
             GPIO.setwarnings(False)
             GPIO.setmode(GPIO.BCM)
             GPIO.setup(pin, GPIO.OUT, initial=GPIO.LOW)
         except Exception as error:  # what it raises depends on the Pi and on who provides it
-            raise NoDriver(
-                f"--power-pin cannot be used: {reason(error)}",
-                "It needs a package: sudo apt install python3-rpi.gpio, on a Pi 5 the package"
-                " python3-rpi-lgpio",
-            ) from None
+            if isinstance(error, ModuleNotFoundError):
+                remedy = (
+                    "It needs a package: sudo apt install python3-rpi.gpio, on a Pi 5 the package"
+                    " python3-rpi-lgpio"
+                )
+            else:
+                remedy = (
+                    "Is the user in the group gpio? A Pi 5 needs the package python3-rpi-lgpio in"
+                    " the place of python3-rpi.gpio"
+                )
+            raise NoDriver(f"--power-pin cannot be used: {reason(error)}", remedy) from None
         self.module = GPIO
         self.pin = pin
         self.on = False
@@ -131,7 +166,9 @@ class Sensor:
         for number in range(self.driver.tries):
             time.sleep(max(0.0, self.ready - time.monotonic()))
             try:
-                values = self.driver.read()
+                humidity, temperature = self.driver.read()
+                values = humidity, without_twos_complement(temperature)
+                check(values, self.driver)
                 if format_in_range(*values) == "0.0,0.0":  # a frame of zeros has the right checksum
                     raise ValueError("0.0 % at 0.0 °C is a damaged answer")
                 return values
@@ -152,6 +189,28 @@ class Sensor:
                 say(f"cannot release a pin ({reason(error)})")
 
 
+def check(values: Values, driver: Driver) -> None:
+    """Raise ValueError if the sensor cannot have measured these values."""
+    shown = " and ".join(f"{value:.1f} {unit}" for value, unit in zip(values, UNITS))
+    if driver.model == "DHT11" and values[0] < DHT11_LEAST:
+        raise ValueError(f"{shown}: a DHT22 that is read as a DHT11? Leave --sensor DHT11 out")
+    if driver.model in ("DHT22", "AM2302") and values[0] > DHT22_MOST:
+        raise ValueError(f"{shown}: a DHT11 that is read as a DHT22? Use --sensor DHT11")
+    for value, (low, high), unit in zip(values, driver.ranges, UNITS):
+        if not low <= value <= high:
+            raise ValueError(f"{value:.1f} {unit} is out of range ({low:g} to {high:g} {unit})")
+
+
+def without_twos_complement(temperature: float) -> float:
+    """Return what a clone means that counts below zero in two's complement.
+
+    Its -0.1 to -40.0 °C are read as -3276.7 to -3236.8, as a DHT22 has a bit for the sign.
+    """
+    if -3276.75 < temperature < -3236.75:
+        return -(temperature + 3276.8)
+    return temperature
+
+
 def agree(values: Values, others: Values) -> bool:
     """Tell whether two measurements differ by no more than a STEP."""
     return all(abs(value - other) <= step for value, other, step in zip(values, others, STEP))
@@ -170,9 +229,9 @@ def add_sensor_options(parser: Parser) -> None:
     """Add the options that say which sensor is read, and how."""
     parser.add_argument(
         "--sensor",
-        choices=["DHT22", "AM2302", "DHT11"],
         default="DHT22",
-        help="model of the sensor (default: %(default)s)",
+        metavar="MODEL",
+        help=f"model of the sensor: {', '.join(MODELS)} (default: %(default)s)",
     )
     parser.add_argument(
         "--pin",
@@ -196,17 +255,23 @@ def add_sensor_options(parser: Parser) -> None:
 
 
 def open_sensor(
-    parser: Parser, options: argparse.Namespace, tell: Callable[[str], None] = lambda _: None
+    parser: Parser,
+    options: argparse.Namespace,
+    tell: Callable[[str], None] = lambda _: None,
+    name: str = "",
 ) -> Sensor:
     """Return the sensor that the options name, and report its driver; end the script without one.
 
-    tell is given a line for each try that fails and each value to be confirmed.
+    tell is given a line for each try that fails and each value to be confirmed. name is the
+    sensor's, if it has one.
     """
     if options.power_pin == (PIN if options.pin is None else options.pin):
         parser.error("--power-pin is the data pin; feed the sensor from another one")
     try:
-        driver = open_driver(options.driver, options.sensor, options.pin)
+        driver = open_driver(options.driver, options.sensor, options.pin, name)
         power = None if options.power_pin is None else Power(options.power_pin)
+    except UnknownModel as error:
+        parser.error(f"{error.why}; {error.remedy}")
     except NoDriver as error:
         parser.fail(f"{error.why}. {error.remedy}")
     say(f"driver {driver.name} ({driver.description})")
