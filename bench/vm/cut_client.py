@@ -35,7 +35,7 @@ NAMES = ["kitchen", "attic"]
 BASES = [-40, 20]  # °C, of the numbered readings of each
 SAFE = 2.0  # seconds; docs/delivery.md: what waits longer than a second, or than a poll
 FULL = 4.0  # the same while the disk is full now and then
-LATE = 1.0  # seconds by which a time may be off
+LATE = 3.0  # seconds by which a time may be off, see cut_server.py
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
