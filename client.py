@@ -184,6 +184,17 @@ def read_key(parser: Parser, path: str) -> tuple[str, bytes]:
     return next(iter(keys.items()))
 
 
+def default_spool(parser: Parser, name: str) -> str:
+    """Return where a sensor's spool is without --spool; make its folder, if that can be made."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    if state.startswith("~"):
+        parser.fail("the home folder of this user is unknown; give the spool's place with --spool")
+    folder = os.path.join(state, "dht22")
+    with suppress(OSError):  # the spool reports it
+        os.makedirs(folder, exist_ok=True)
+    return os.path.join(folder, f"{name}.spool")
+
+
 def open_sender(
     parser: Parser, options: argparse.Namespace, link: Link
 ) -> PlainSender | NamedSender:
@@ -203,17 +214,17 @@ def open_sender(
     except (ImportError, SyntaxError) as error:
         parser.fail(f"cannot start ({error}); copy the whole folder dht22 (scp -r)")
 
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    path = options.spool or os.path.join(state, "dht22", f"{name}.spool")
+    path = options.spool or default_spool(parser, name)
     try:
-        if not options.spool:
-            with suppress(OSError):  # reported by the spool
-                os.makedirs(os.path.dirname(path), exist_ok=True)
         return NamedSender(link, name, key, options.interval, Spool(path))
     except OSError as error:
-        parser.fail(
-            f"cannot use the spool {path} ({error.strerror}); give another --name or --spool"
-        )
+        remedy = "give another --name or --spool"
+        if error.errno == errno.EBUSY:
+            remedy += (
+                "; if it was cron that started both, let one client run all the time, with a longer"
+                " --interval (docs/delivery.md)"
+            )
+        parser.fail(f"cannot use the spool {path} ({error.strerror}); {remedy}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -257,7 +257,7 @@ def test_a_spool_that_another_client_has(sensor, tmp_path):
     assert wanting.wait() == 1
     assert re.fullmatch(
         r"client.py: error: cannot use the spool .*/kitchen0.spool \(another .* writes it\); "
-        r"give another --name or --spool\n",
+        r"give another --name or --spool; if it was cron .* \(docs/delivery.md\)\n",
         wanting.err,
     )
     assert wanting.out == "" and having.process.poll() is None
@@ -275,6 +275,18 @@ def test_where_the_spool_is_without_the_option(client, tmp_path, state, folder):
     until(lambda: size(tmp_path / folder / "dht22" / "kitchen.spool"))
     assert started.stop() == 0
     assert list(tmp_path.rglob("*.spool")) == [tmp_path / folder / "dht22" / "kitchen.spool"]
+
+
+def test_without_a_home_folder_it_asks_for_the_place_of_the_spool(client, tmp_path):
+    started = client(
+        *[free_port(), "--name", "kitchen"],
+        env={"XDG_STATE_HOME": ""},
+        setup="import os, pwd\ndel os.environ['HOME']\npwd.getpwuid = {}.__getitem__\n",
+    )
+    assert started.wait() == 1
+    error = "the home folder of this user is unknown; give the spool's place with --spool"
+    assert started.err == f"client.py: error: {error}\n"
+    assert not (tmp_path / "~").exists()
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def cpu(process):
 
 NO_ROUTE = r"no route to {}: a wrong address, or its firewall refuses"
 REFUSED = r"nothing listens on {}, or its firewall refuses UDP"
+OWN = "; it is this machine itself: SERVER is the computer that runs server.py"
 NO_ANSWER = r"no answer from {} for 5 s: .* the server's own screen tells what it refuses"
 NO_NAME = r"cannot look up {} \(.*\); it keeps trying"
 NO_HOST = r"client.py: error: argument SERVER: '{}' is not a host .*"
@@ -86,10 +87,11 @@ MISTAKES = {  # what is done wrong: SERVER, options, what is said, after how man
     "firewall that rejects": ("10.7.0.5", [], NO_ROUTE, 3),
     "firewall that rejects, named": ("10.6.0.5", NAMED, NO_ROUTE, 3),
     "firewall that drops, named": ("10.9.8.66", NAMED, NO_ANSWER, 8),
+    "its own address, IPv6": ("fd09::1", ["--port", "10009"], REFUSED + OWN, 3),
     "no server": ("10.9.8.2", [], REFUSED, 3),
     "no server, named": ("10.9.8.2", NAMED, REFUSED, 3),
     "no server, IPv6": ("fd09::2", [], REFUSED, 3),
-    "wrong port": ("10.9.8.1", ["--port", "10002"], REFUSED, 3),
+    "wrong port": ("10.9.8.1", ["--port", "10002"], REFUSED + OWN, 3),
     "unsigned at a keyed server, named": ("10.9.8.1", NAMED, NO_ANSWER, 8),
     "signed at a server without keys": ("10.9.8.1", SIGNED, NO_ANSWER, 8),
     "no route": ("10.5.5.5", [], r"cannot send to {} \(Network is unreachable\); .*", 3),
@@ -301,7 +303,7 @@ def test_each_kind_of_trouble_is_reported_once_until_the_connection_works(way, m
     link.works("good")
     link.works("good")
     link.fail(OSError(errno.ECONNREFUSED, "Connection refused"))
-    assert said[3:] == ["good", "nothing listens on desktop:9, or its firewall refuses UDP"]
+    assert said[3:] == ["good", f"{REFUSED.format('desktop:9')}{OWN}"]
 
 
 def test_an_error_in_place_of_an_answer_is_reported(way, monkeypatch):
@@ -311,7 +313,7 @@ def test_an_error_in_place_of_an_answer_is_reported(way, monkeypatch):
         monkeypatch.setattr(each, "say", said.append)
     assert link.send(b"50.0,20.0")
     assert link.wait(1.0, Stop()) == b""
-    assert said == ["nothing listens on desktop:9, or its firewall refuses UDP"]
+    assert said == [f"{REFUSED.format('desktop:9')}{OWN}"]
 
 
 def test_a_reading_is_spooled_before_a_look_up(script, tmp_path):

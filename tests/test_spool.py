@@ -397,7 +397,38 @@ def test_what_is_written_is_synced_before_it_counts(path, said, monkeypatch):
     assert not spool.write([]) and not spool.mark_is_written
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["the file", "the folder"])
+def test_a_spool_that_is_root_s_after_a_start_with_sudo_tells_the_remedy(
+    path, tmp_path, said, monkeypatch, there
+):
+    if there:
+        Path(path).touch()
+
+    def denied(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(module, "LineFile", denied)
+    Spool(path)
+    assert said == [
+        f"cannot write the spool {path} (Permission denied): readings wait in memory only;"
+        f" if it is from a start with sudo: sudo chown $USER {path if there else tmp_path}"
+    ]
+
+
 # A file that has grown long
+
+
+def test_a_user_s_own_files_beside_the_spool_stay(path, tmp_path):
+    """Whether it is shortened, as here, or restored."""
+    mine = tmp_path / "kitchen.spool.new"
+    mine.write_text("my notes")
+    damage(path)
+    spool = Spool(path)
+    spool.rewrite(spool.load()[0])
+    assert mine.read_text() == "my notes"
+    assert {each.name for each in tmp_path.iterdir()} == {
+        *["kitchen.spool", "kitchen.spool.damaged", "kitchen.spool.new"]
+    }
 
 
 def test_no_link_is_followed_and_nobody_else_can_read_the_new_file(path, tmp_path):

@@ -33,6 +33,16 @@ def open_socket(family: int) -> socket.socket:
     return sock
 
 
+def is_own(family: int, address: tuple[object, ...]) -> bool:
+    """Tell whether an address is one of this machine."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((address[0], 0, *address[2:]))
+    except OSError:
+        return False
+    return True
+
+
 class Link:
     """The connection to the server: the addresses of its name, a socket, and the trouble with them.
 
@@ -120,13 +130,17 @@ class Link:
     def fail(self, error: OSError) -> None:
         """Turn to the next address; report the error when each address has failed."""
         self.close()  # further errors may wait in this socket, and `select` would return at once
+        here = bool(self.addresses) and is_own(*self.addresses[0])
         self.failed_at = time.monotonic()
         self.quiet_since = None
         self.turn()
         if self.untried > 0:
             return
         if isinstance(error, (ConnectionRefusedError, ConnectionResetError)):  # Windows: reset
-            self.trouble.say("refused", f"nothing listens on {self}, or its firewall refuses UDP")
+            line = f"nothing listens on {self}, or its firewall refuses UDP"
+            if here:
+                line += "; it is this machine itself: SERVER is the computer that runs server.py"
+            self.trouble.say("refused", line)
         elif error.errno in (errno.EHOSTUNREACH, errno.EACCES):
             self.trouble.say(
                 "no route", f"no route to {self.host}: a wrong address, or its firewall refuses"

@@ -256,10 +256,13 @@ class Spool:
         return True
 
     def fail(self, error: OSError) -> None:
-        self.trouble.say(
-            "failing",
-            f"cannot write the spool {self.path} ({error.strerror}): readings wait in memory only",
+        line = (
+            f"cannot write the spool {self.path} ({error.strerror}): readings wait in memory only"
         )
+        if isinstance(error, PermissionError):
+            there = self.path if os.path.exists(self.path) else os.path.dirname(self.path)
+            line += f"; if it is from a start with sudo: sudo chown $USER {there or '.'}"
+        self.trouble.say("failing", line)
         self.retry_at = time.monotonic() + WRITE_AGAIN
 
     def clear(self) -> None:
