@@ -111,8 +111,9 @@ class Follower:
 
     def flush(self) -> None:
         """Put on the disk what was read: no position may be ahead of it after a power cut."""
-        for file in self.opened.values():
-            os.fsync(file.file.fileno())
+        if os.name == "posix":  # Windows does that only for who may write
+            for file in self.opened.values():
+                os.fsync(file.file.fileno())
 
     def close(self, first: bytes) -> None:
         if first in self.opened:

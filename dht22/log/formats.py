@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import NamedTuple, Union
 
 from dht22.datagram import parse
-from dht22.log.linefile import LineFile, Warn, lock, was_moved
+from dht22.log.linefile import LineFile, Warn, lock, refuse_device, was_moved
 
 # time (seconds since 1970), client (IP address), name, reading, n; a plain reading has neither
 # name nor n. A tuple with names would cost the server a tenth of its time.
@@ -173,6 +173,7 @@ class DbLog:
 
     def __init__(self, path: str, warn: Warn) -> None:
         self.path = path
+        refuse_device(path)
         # This file stays open: closing it would end the locks that SQLite has on it.
         self.file = open(path, "a+b", buffering=0)  # noqa: SIM115
         try:

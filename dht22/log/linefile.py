@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+import sys
 from collections import namedtuple
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -16,8 +17,9 @@ from dht22.datagram import LIMIT
 
 try:
     import fcntl
-except ImportError:  # Windows: there the port alone keeps a second server out
+except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+    import msvcrt
 
 Warn = Callable[[str], None]
 
@@ -27,6 +29,11 @@ Ends = namedtuple("Ends", "has_lines first last tail nuls")
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LONGEST_LINE = 2 * LIMIT  # bytes; no line of ours is longer
+
+# On Windows nobody else can read what is locked: one byte is, at the last place that can be, and
+# only in a file that is far from there. A name of a device is one with any ending, in any folder.
+LOCKED_BYTE, LONGEST_LOCKED = (1 << 31) - 2, 1 << 30
+DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|conin\$|conout\$)(\..*)?", re.IGNORECASE)
 
 
 class LineFile:
@@ -66,6 +73,7 @@ class LineFile:
 
     def open(self) -> FileIO:
         """Open the file, create it if it is missing; refuse one that is not ours or in use."""
+        refuse_device(self.path)
         file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         try:
             lock(file)
@@ -119,7 +127,7 @@ class LineFile:
         file.seek(0)
         rows = iter(lambda: file.read(1 << 20), b"")
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        replace(self.path, chain([self.header], rows), mode).close()
+        replace(self.path, chain([self.header], rows), mode, old=file).close()
 
     def repair(self, file: FileIO, found: Ends) -> None:
         """Complete a tail that lacks only its line end; cut off one that is torn."""
@@ -146,10 +154,13 @@ class LineFile:
             raise
 
     def reopen_if_moved(self) -> int:
-        """Create the file again if it was renamed or removed; return its size."""
+        """Create the file again if it was renamed or removed; return its size.
+
+        On Windows it is closed while it is replaced, and opened again here.
+        """
         with suppress(FileNotFoundError):
             found = os.stat(self.path)  # one system call for both questions
-            if os.path.samestat(found, self.opened):
+            if os.path.samestat(found, self.opened) and not self.file.closed:
                 return found.st_size
         old, self.file = self.file, self.open()
         with suppress(OSError):  # NFS may report only now that an earlier write has failed
@@ -216,10 +227,13 @@ def foreign(where: str, line: bytes) -> OSError:
     return OSError(errno.EINVAL, f"not a file of ours: {where} {line[:60]!a}")
 
 
-def replace(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> BufferedWriter:
+def replace(
+    path: str, pieces: Iterable[bytes], mode: int = 0o600, old: IOBase | None = None
+) -> BufferedWriter:
     """Put a new file in the place of another, and return it, open and locked.
 
-    Raise OSError, and nothing of it is left behind.
+    Raise OSError, and nothing of it is left behind. Windows replaces no file that is open: there
+    `old`, which is the one at the path if it is open, is closed before, and stays closed.
     """
     folder, name = os.path.split(path)
     new = os.path.join(folder, f".{name}.dht22-new")  # a name that no user gives a file of his own
@@ -232,12 +246,19 @@ def replace(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> BufferedWr
         file.writelines(pieces)
         file.flush()
         sync(file)
+        if os.name == "nt":
+            file.close()
+            if old:
+                old.close()
         os.replace(new, path)
+        if file.closed:
+            file = open(path, "ab")  # noqa: SIM115
+            lock(file)
     except OSError:
-        with suppress(OSError):
-            os.unlink(new)
         with suppress(OSError):  # it may try to write the rest
             file.close()
+        with suppress(OSError):
+            os.unlink(new)
         raise
     with suppress(OSError):  # what was written is on the disk already
         sync(file)  # FAT puts the size into the file's new entry only now
@@ -270,8 +291,21 @@ def lock(file: IOBase) -> None:
     try:
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        elif sys.platform == "win32" and os.fstat(file.fileno()).st_size < LONGEST_LOCKED:
+            position = file.tell()
+            file.seek(LOCKED_BYTE)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            file.seek(position)
+    except OSError as error:
+        if fcntl and not isinstance(error, BlockingIOError):
+            raise
         raise OSError(errno.EBUSY, "another client or server writes it") from None
+
+
+def refuse_device(path: str) -> None:
+    """Raise OSError if Windows takes the path for a device."""
+    if os.name == "nt" and DEVICE.fullmatch(os.path.basename(path)):
+        raise OSError(errno.EINVAL, "that is the name of a device on Windows")
 
 
 def was_moved(path: str, file: IOBase) -> bool:

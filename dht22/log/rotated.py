@@ -54,7 +54,11 @@ class PlainFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """Return `size` bytes, less at the end."""
-        return os.pread(self.file.fileno(), size, offset)
+        descriptor = self.file.fileno()
+        if hasattr(os, "pread"):
+            return os.pread(descriptor, size, offset)
+        os.lseek(descriptor, offset, os.SEEK_SET)  # Windows
+        return os.read(descriptor, size)
 
     def again(self) -> BufferedIOBase:
         """Open the file a second time, even if it was removed since."""

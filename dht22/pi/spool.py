@@ -83,7 +83,7 @@ def restore(path: str) -> None:
         elif lines:
             copy = copy_damaged(path, content)
             try:
-                replace(path, intact).close()
+                replace(path, intact, old=file).close()
             except OSError:
                 os.unlink(copy)
                 raise
@@ -290,16 +290,18 @@ class Spool:
 
     def rewrite(self, waiting: Collection[Waiting]) -> None:
         """Replace the file, which has grown long, by one with only the unsent readings."""
+        if self.file is None:
+            return
+        lines = chain([self.last_mark], (each.line() for each in waiting))
         try:
-            replace(self.path, chain([self.last_mark], (each.line() for each in waiting))).close()
+            replace(self.path, lines, old=self.file.file).close()
         except OSError:  # the old one goes on; where there is no room for both, for long
             self.rewrite_at = self.lines + LONG_FILE
-            return
-        self.lines = 1 + len(waiting)
-        self.mark_is_written = True
-        self.rewrite_at = LONG_FILE
+        else:
+            self.lines = 1 + len(waiting)
+            self.mark_is_written = True
+            self.rewrite_at = LONG_FILE
         try:
-            if self.file:
-                self.file.append(b"")  # opens it
+            self.file.append(b"")  # opens it
         except OSError as error:
             self.fail(error)

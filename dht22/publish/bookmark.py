@@ -14,6 +14,7 @@ import json
 import os
 import stat
 from contextlib import suppress
+from io import BufferedRandom, BufferedWriter
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,9 +29,9 @@ class Bookmark:
     def __init__(self, path: Path, log: str) -> None:
         self.path = path
         self.log = log
-        self.file = self.open()
+        self.file: BufferedRandom | BufferedWriter = self.open()
 
-    def open(self) -> IO[bytes]:
+    def open(self) -> BufferedRandom:
         """Open the file and lock it; create it if it is missing."""
         while True:
             was_there = self.path.exists()
@@ -76,7 +77,12 @@ class Bookmark:
 
     def save(self, position: Position) -> None:
         """Put a position on the disk; raise OSError, and the one before stays."""
-        file = replace(str(self.path), [self.text(position)])
+        try:
+            file = replace(str(self.path), [self.text(position)], old=self.file)
+        except OSError:
+            if self.file.closed:  # Windows
+                self.file = self.open()
+            raise
         self.file.close()
         self.file = file
 

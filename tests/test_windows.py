@@ -1,0 +1,141 @@
+"""What Windows does otherwise: run there, by the workflow."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dht22.log.linefile import DEVICE, LONGEST_LOCKED, lock
+from dht22.pi import spool
+from support.made import HEADER
+from support.tools import ROOT, lines, until
+
+windows = pytest.mark.skipif(os.name != "nt", reason="not Windows")
+
+
+@pytest.mark.parametrize(
+    "name", ["con.csv", "NUL.txt", "aux", "com1.db", "lpt9.csv.gz", "CONIN$.csv"]
+)
+def test_a_name_of_a_device(name):
+    assert DEVICE.fullmatch(name)
+
+
+@pytest.mark.parametrize("name", ["console.csv", "com.csv", "com12.csv", "my con.csv", "x.con"])
+def test_no_name_of_a_device(name):
+    assert not DEVICE.fullmatch(name)
+
+
+def start(folder, name, *argv):
+    """Return a script that runs, its stdout and stderr in a pipe."""
+    return subprocess.Popen(
+        [sys.executable, ROOT / f"{name}.py", *map(str, argv)],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Start scripts; end those that still run."""
+    started = []
+
+    def run(name, *argv):
+        started.append(start(tmp_path, name, *argv))
+        return started[-1]
+
+    yield run
+    for each in started:
+        each.kill()
+        each.wait()
+        each.stdout.close()
+
+
+@windows
+def test_a_missing_header_is_put_back(run, tmp_path):
+    row = "2026-11-28T06:40:11.538Z,127.0.0.1,,45.0,20.0,"
+    (tmp_path / "a.csv").write_text(f"{row}\n", newline="\n")
+    server = run("server", "--port", 0, "--log", "a.csv")
+    assert server.stdout.readline() == "a.csv: put the missing header back\n"
+    assert server.stdout.readline().startswith("listening on ")
+    assert lines(tmp_path / "a.csv") == [HEADER.rstrip("\n"), row]
+
+
+@windows
+def test_a_long_spool_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool, "LONG_FILE", 3)  # lines
+    path = tmp_path / "s.spool"
+    kept = spool.Spool(str(path))
+    readings = [kept.stamp("45.0,20.0") for _ in range(6)]
+    kept.load()
+    kept.write(readings)
+    kept.rewrite(readings[3:])
+    kept.write(readings[:1])
+    assert path.read_bytes().count(b"\n") <= 5
+    with open(path, "ab") as other, pytest.raises(OSError):
+        lock(other)
+    kept.file.file.close()
+
+
+@windows
+def test_what_another_program_has_open_is_not_replaced_and_goes_on(tmp_path):
+    path = tmp_path / "s.spool"
+    kept = spool.Spool(str(path))
+    readings = [kept.stamp("45.0,20.0") for _ in range(6)]
+    kept.load()
+    kept.write(readings)
+    with open(path, "rb"):
+        kept.rewrite(readings[3:])
+    assert kept.write(readings[:1])
+    assert path.read_bytes().count(b"\n") == 7
+    assert list(tmp_path.glob(".*")) == []
+    kept.file.file.close()
+
+
+@windows
+@pytest.mark.parametrize("name", ["con.csv", "nul.txt", "con.db"])
+def test_a_device_is_no_log(run, name):
+    server = run("server", "--port", 0, "--log", name)
+    error = f"cannot log to {name} (that is the name of a device on Windows)"
+    assert server.communicate()[0] == f"server.py: error: {error}; give another file as --log\n"
+    assert server.returncode == 1
+
+
+@windows
+def test_a_second_server_on_the_log_and_a_second_client_on_the_spool_refuse_to_start(run):
+    first = run("server", "--port", 0, "--log", "a.csv")
+    assert first.stdout.readline().startswith("listening on ")
+    second = run("server", "--port", 0, "--log", "a.csv")
+    assert "another client or server writes it" in second.communicate()[0]
+    argv = ["127.0.0.1", "--driver", "simulated", "--name", "kitchen", "--spool", "s"]
+    client = run("client", *argv)
+    assert client.stdout.readline().startswith("driver simulated")
+    assert "another client or server writes it" in run("client", *argv).communicate()[0]
+
+
+@windows
+def test_a_locked_log_can_be_read(tmp_path):
+    path = tmp_path / "a.csv"
+    with open(path, "a+b", buffering=0) as log:
+        lock(log)
+        log.write(b"one\n")
+        assert path.read_bytes() == b"one\n"
+        assert path.stat().st_size < LONGEST_LOCKED
+
+
+@windows
+def test_logging_goes_on_while_nobody_reads_stdout(run, tmp_path):
+    server = run("server", "--port", 0, "--log", "a.txt")
+    port = int(server.stdout.readline().split(",")[0].rpartition(":")[2])
+    client = ["127.0.0.1", "--port", port, "--driver", "simulated", "--interval", 0, "--quiet"]
+    for _ in range(3):
+        assert run("client", *client, "--count", 1000).wait(60) == 0
+    until(lambda: len(lines(tmp_path / "a.txt")) > 2900)
+    time.sleep(0.1)
+    server.kill()
