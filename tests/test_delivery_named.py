@@ -119,6 +119,7 @@ def test_after_a_new_start_of_the_pi_the_time_is_as_right_as_its_clock_which_is_
         "--count",
         10,
         setup=clock + JUST_BOOTED,
+        timers={"pi.spool.CLOCK_PATIENCE": 0.0},
     )
     after.says(
         "^some unsent readings are from before the Pi was restarted: "
@@ -139,6 +140,38 @@ def test_after_a_new_start_of_the_pi_the_time_is_as_right_as_its_clock_which_is_
             )
         else:
             assert abs(row.time - read_at[row.reading]) < late
+
+
+@pytest.mark.parametrize("is_set", [True, False], ids=["set late", "never set"])
+def test_after_a_new_start_of_the_pi_old_readings_wait_until_its_clock_is_set(
+    sensor, server, tmp_path, is_set
+):
+    synchronized = tmp_path / "synchronized"
+    setup = f"""{JUST_BOOTED}
+import os
+spool.CLOCK_IS_SET, true = {str(synchronized)!r}, time.time
+time.time = lambda: true() - 3600 * (not os.path.exists(spool.CLOCK_IS_SET))
+"""
+    port = free_port()
+    before = sensor(port, "--interval", 0.01, setup=ANOTHER_BOOT)
+    until(lambda: len(before.read()) >= 20)
+    assert before.stop() == 0
+    running = server("--quiet", port=port)
+    timers = {"pi.spool.CLOCK_PATIENCE": 1000.0 if is_set else 0.5}
+    after = sensor(port, "--interval", 0.01, "--count", 30, setup=setup, timers=timers)
+    after.says("^they wait until the clock is set, for 2 minutes after the start at most$")
+    if is_set:
+        until(lambda: len(after.read()) == 30)
+        assert (tmp_path / "datalog.csv").read_text() == HEADER
+        synchronized.touch()
+    assert after.wait() == 0
+    assert "no answer" not in after.err
+    late = 0.05 + waited(running)
+    read_at = taken(tmp_path / "notes0", clock=2)
+    delivered = rows(tmp_path / "datalog.csv")
+    assert [row.reading for row in delivered] == before.read() + after.read()
+    if is_set:
+        assert all(abs(row.time - read_at[row.reading]) < late for row in delivered)
 
 
 # Two clients, a lost spool, a shared one

@@ -113,7 +113,7 @@ def test_six_commands_set_up_the_desktop_and_six_the_pi(tmp_path):
     assert lines(pi / "root/etc/dht22/kitchen.conf") == ["SERVER=192.168.1.5"]
     logs = tmp_path / "logs"
     logs.mkdir()
-    server = exec_start(desktop, "dht22-server.service")
+    server = exec_start(desktop, "dht22-server.service", **{"$OPTIONS": ""})
     with subprocess.Popen(
         [*server, "--count", "1", "--port", "0"], cwd=logs, stderr=subprocess.PIPE, text=True
     ) as running:

@@ -15,7 +15,7 @@ from itertools import islice
 from dht22.console import Once, counted, say
 from dht22.datagram import HIGHEST_N, N_RANGE, Ack, format_named, parse_ack, verify
 from dht22.pi.link import Link
-from dht22.pi.spool import Spool, boot_id
+from dht22.pi.spool import Spool, boot_id, is_clock_set
 from dht22.stop import Stop
 
 # Seconds to the first repetition, times 1 to 1.5, and doubled for each further one (RFC 7252, 4.2)
@@ -63,6 +63,8 @@ class NamedSender:
                 "some unsent readings are from before the Pi was restarted: their times are right"
                 " only if its clock was right then and is right now"
             )
+            if not is_clock_set():
+                say("they wait until the clock is set, for 2 minutes after the start at most")
 
     def send(self, reading: str) -> bool:
         """Queue a reading that was just read."""
@@ -97,7 +99,9 @@ class NamedSender:
     def deliver(self, until: float, stop: Stop) -> None:
         """Do what is due, then wait for an answer: until then, or until something is due again."""
         self.keep()
-        if self.queue:
+        if self.queue and self.queue[0].waits_for_clock():
+            self.silent_since = time.monotonic()  # no answer is expected
+        elif self.queue:
             if time.monotonic() >= self.due:
                 self.transmit()
             until = min(until, self.due)

@@ -16,6 +16,8 @@ from dht22.console import Once, counted, say
 from dht22.log.linefile import LineFile, lock, replace, sync, sync_folder, was_moved
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
+CLOCK_IS_SET = "/run/systemd/timesync/synchronized"  # systemd-timesyncd makes it, once in a boot
+CLOCK_PATIENCE = 120.0  # seconds after the start of the machine that it may take
 WRITE_AGAIN = 1.0  # seconds from one try of a spool that cannot be written to the next
 LONG_FILE = 200_000  # lines, after which the file is replaced by one with only the unsent readings
 LARGEST = 1 << 28  # bytes; no spool is that large
@@ -38,6 +40,11 @@ def boottime() -> float:
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
+
+
+def is_clock_set() -> bool:
+    """Tell whether the clock was set in this boot, or too long has passed to wait for that."""
+    return os.path.exists(CLOCK_IS_SET) or boottime() > CLOCK_PATIENCE
 
 
 def with_checksum(text: str) -> bytes:
@@ -133,6 +140,10 @@ class Waiting:
             return boottime() - self.since
         least = boottime() if os.path.exists(BOOT_ID) else 0.0  # it was before this boot
         return max(least, time.time() - self.wall)
+
+    def waits_for_clock(self) -> bool:
+        """Tell whether its age may soon be known better: it is from another boot."""
+        return self.boot != boot_id() and not is_clock_set()
 
     def line(self) -> bytes:
         wall = max(self.wall, 0)
