@@ -53,7 +53,7 @@ from urllib.parse import unquote, urlsplit
 
 try:
     from dht22.console import Parser, how_to_install, run_script, say
-    from dht22.keys import check_private
+    from dht22.keys import check_private, plain
     from dht22.log.follow import Follower
     from dht22.log.position import Position
     from dht22.publish.bookmark import Bookmark
@@ -194,9 +194,9 @@ def read_password(parser: Parser, path: str | None) -> str | None:
     if path is None:
         return os.environ.get("MQTT_PASSWORD")
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, "rb") as file:
             check_private(path, file)
-            return file.readline().rstrip("\r\n")
+            return plain(file.read(1 << 16)).partition(b"\n")[0].rstrip(b"\r").decode()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", error)
         parser.fail(f"cannot read the password in {path} ({reason}); give another --password-file")

@@ -23,9 +23,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports just ends the script
 
 import argparse
-import errno
 import os
-import shlex
 import sys
 import time
 from collections import Counter
@@ -43,6 +41,7 @@ try:
     from dht22.server.arrival import Told, arrival, asked
     from dht22.server.inbox import BATCH, Broken, Inbox, Peer, Received, open_inbox
     from dht22.server.recovery import is_recoverable, recover
+    from dht22.server.remedies import remedy
     from dht22.server.senders import Senders
     from dht22.server.writer import Writer
     from dht22.stop import Stop
@@ -54,8 +53,6 @@ except (ImportError, SyntaxError) as error:
 
 Question = tuple[Named, Peer, Told]  # who asks, and from which address the answer has to come
 DEFAULT_LOGS = ["datalog.txt", "datalog.csv"]
-# Byte order mark and CRLF, which editors on Windows put into a log.
-TAKE_OFF = r"sed -i '1s/^\xef\xbb\xbf//; s/\r$//'"
 
 
 @dataclass
@@ -266,14 +263,7 @@ def open_logs(parser: Parser, paths: Sequence[str]) -> tuple[list[Log], dict[str
             logs.append(open_log(path, say))
         return logs, recover(paths[-1]) if is_recoverable(paths[-1]) else {}
     except OSError as error:
-        remedy = "give another file as --log"
-        if isinstance(error, PermissionError) and os.path.exists(path):
-            remedy = f"if it is from a start with sudo: sudo chown $USER {path}; or {remedy}"
-        elif error.errno == errno.EILSEQ:
-            remedy = f"take that off: {TAKE_OFF} {shlex.quote(path)}; or {remedy}"
-        elif isinstance(error, FileNotFoundError) and os.path.dirname(path):
-            remedy = f"make its folder: mkdir -p {os.path.dirname(path)}; or {remedy}"
-        parser.fail(f"cannot log to {path} ({error.strerror}); {remedy}")
+        parser.fail(f"cannot log to {path} ({error.strerror}); {remedy(error, path)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

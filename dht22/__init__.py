@@ -43,6 +43,7 @@ server/:
     server/inbox        the socket: listen, receive, count what was dropped
     server/recovery     the highest n of each named sensor in the logs, for a restart
     server/writer       all logs as one; what waits for a log while it fails, as on a full disk
+    server/remedies     what to do about a log that cannot be opened
     server/senders      who sends: duplicates, silence
 
 report/:

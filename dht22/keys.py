@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import re
@@ -21,6 +22,13 @@ def check_private(path: str, file: IOBase) -> None:
         raise OSError(errno.EPERM, f"others can read it: chmod 600 {path}")
 
 
+def plain(text: bytes) -> bytes:
+    """Return a text in UTF-8, without what PowerShell's `>` or an editor on Windows makes of it."""
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return text.decode("utf-16", "replace").encode()
+    return text.removeprefix(codecs.BOM_UTF8)
+
+
 def read_keys(path: str) -> dict[str, bytes]:
     """Return the keys in a file by name: a line each, a name, a blank, 64 hex digits.
 
@@ -29,7 +37,7 @@ def read_keys(path: str) -> dict[str, bytes]:
     keys: dict[str, bytes] = {}
     with open(path, "rb") as file:
         check_private(path, file)
-        lines = file.read(1 << 24).splitlines()
+        lines = plain(file.read(1 << 24)).splitlines()
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith(b"#"):
             continue

@@ -204,6 +204,9 @@ KEY_FILES = {  # content, mode: what is wrong, None if nothing is
     (GOOD.rstrip(), 0o400): None,
     (b"kitchen\t" + b"0A" * 32 + b" \r\n", 0o600): None,
     (b"# the kitchen's\n\n \t\n" + GOOD + b"\n#" + GOOD, 0o600): None,
+    (GOOD.decode().encode("utf-16"), 0o600): None,  # by > in PowerShell
+    (b"\xef\xbb\xbf" + GOOD.replace(b"\n", b"\r\n"), 0o600): None,
+    (b"\xff\xfe" + GOOD, 0o600): NO_KEY,
     (GOOD, 0o640): "others can read it: chmod 600 key",
     (GOOD, 0o604): "others can read it: chmod 600 key",
     (GOOD, 0o610): "others can read it: chmod 600 key",

@@ -194,9 +194,10 @@ def test_password(publish, mosquitto, subscriber, log, tmp_path):
     heard = subscriber(broker, "-u", "ann o", "-P", "s:e cret")
     url = broker.url.replace("//", "//ann%20o@")
     append(log, row(0))
-    for number, content in enumerate(["s:e cret\n", "wrong"]):
+    in_powershell = "s:e cret\r\n".encode("utf-16")  # by >
+    for number, content in enumerate([b"s:e cret\n", b"wrong", in_powershell]):
         password = tmp_path / f"password{number}"
-        password.write_text(content)
+        password.write_bytes(content)
         password.chmod(0o600)
     wrong = publish(url, "--all", "--state", "wrong", "--password-file", "password1")
     none = publish(broker.url, "--all", "--state", "none")
@@ -206,8 +207,9 @@ def test_password(publish, mosquitto, subscriber, log, tmp_path):
     assert heard.rows() == []
     running = publish(url, "--all", "--once", "--password-file", "password0", "--id", "a")
     again = publish(url, "--all", "--once", "--state", "b", env={"MQTT_PASSWORD": "s:e cret"})
-    assert running.wait() == again.wait() == 0
-    assert heard.wait_for_rows([row(0)] * 2) == [row(0)] * 2
+    third = publish(url, *["--all", "--once", "--state", "c", "--password-file", "password2"])
+    assert running.wait() == again.wait() == third.wait() == 0
+    assert heard.wait_for_rows([row(0)] * 3) == [row(0)] * 3
     for running in wrong, none:
         assert running.stop() == 0
         assert len(re.findall(told, running.err, re.M)) == 1, "told once"

@@ -1,6 +1,8 @@
 """What Windows does otherwise: run there, by the workflow."""
 
+import errno
 import os
+import re
 import subprocess
 import sys
 import time
@@ -9,8 +11,9 @@ import pytest
 
 from dht22.log.linefile import DEVICE, LONGEST_LOCKED, lock
 from dht22.pi import spool
+from dht22.server.remedies import OTHER_LOG, remedy
 from support.made import HEADER
-from support.tools import ROOT, lines, until
+from support.tools import ROOT, lines, needs, until
 
 windows = pytest.mark.skipif(os.name != "nt", reason="not Windows")
 
@@ -25,6 +28,35 @@ def test_a_name_of_a_device(name):
 @pytest.mark.parametrize("name", ["console.csv", "com.csv", "com12.csv", "my con.csv", "x.con"])
 def test_no_name_of_a_device(name):
     assert not DEVICE.fullmatch(name)
+
+
+def test_the_command_that_takes_off_what_an_editor_put_into_a_log(tmp_path):
+    """It is for PowerShell and cmd; bash reads it alike."""
+    needs("bash")
+    log = tmp_path / "my log.csv"
+    log.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
+    error = OSError(errno.EILSEQ, "an editor has put the byte order mark into it")
+    line = remedy(error, str(log), windows=True)
+    command = re.fullmatch("take that off: py (.*); or give another file as --log", line)[1]
+    subprocess.run(["bash", "-c", f'"$0" {command}', sys.executable], check=True)
+    assert log.read_bytes() == b"one\ntwo\n"
+    assert os.listdir(tmp_path) == [log.name]
+
+
+@pytest.mark.parametrize(
+    "error, path, what",
+    [
+        (
+            FileNotFoundError(errno.ENOENT, "none"),
+            "a b/c/x.csv",
+            'make its folder: mkdir "a b/c"; ',
+        ),
+        (PermissionError(errno.EACCES, "no"), __file__, "close it where it is open, as in Excel; "),
+        (PermissionError(errno.EACCES, "no"), "none/x.csv", ""),
+    ],
+)
+def test_remedies_exist_on_windows(error, path, what):
+    assert remedy(error, path, windows=True) == f"{what}{'or ' * bool(what)}{OTHER_LOG}"
 
 
 def start(folder, name, *argv):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
 import struct
@@ -34,6 +35,9 @@ FASTEST_RATE = 400_000  # datagrams a second: what gathers at this rate fits int
 ERROR_PAUSE = 0.1  # seconds to the next try after an error of the socket
 GIVE_UP = 10.0  # seconds that such an error may last
 
+RESERVED_PORTS = "ports below 1024 are the system's"
+if os.name == "nt":
+    RESERVED_PORTS = "Windows has reserved this port: netsh int ipv4 show excludedportrange udp"
 EVERY_INTERFACE = "0.0.0.0", "::"
 
 Peer = tuple[str, int]  # address and port; IPv6 adds two more numbers
@@ -197,7 +201,7 @@ def open_inbox(parser: Parser, host: str | None, port: int) -> Inbox:
     except OSError as error:
         remedy = {
             errno.EADDRINUSE: "is another server running? stop it, or give another --port",
-            errno.EACCES: "ports below 1024 are the system's; give another --port",
+            errno.EACCES: f"{RESERVED_PORTS}; give another --port",
         }.get(error.errno or 0, "give an address of this machine as --host")
         parser.fail(f"cannot listen on {host or 'port'} {port} ({error.strerror}); {remedy}")
 
