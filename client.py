@@ -35,7 +35,6 @@ try:
     from dht22 import console
     from dht22.console import Parser, run_script, say
     from dht22.datagram import PORT
-    from dht22.keys import read_keys
     from dht22.pi.link import Link, PlainSender
     from dht22.pi.sensor import OFF, NoReading, Sensor, add_sensor_options, open_sensor
     from dht22.screen import Screen, screen_of
@@ -173,6 +172,8 @@ def get_parser() -> Parser:
 
 def read_key(parser: Parser, path: str) -> tuple[str, bytes]:
     """Return the name and the key in a key file; end the script if it cannot be used."""
+    from dht22.keys import read_keys  # only a sensor with a key needs it
+
     try:
         keys = read_keys(path)
         if len(keys) > 1:

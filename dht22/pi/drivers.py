@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from binascii import crc32
 from collections.abc import Callable
 
 from dht22.datagram import HUMIDITY_RANGE, TEMPERATURE_RANGE
@@ -215,14 +214,17 @@ def open_circuitpython(model: str, pin: int | None) -> Driver:
 def open_simulated(model: str, pin: int | None, name: str = "") -> Driver:
     """Make readings up, for those who have no Pi yet: slow waves about 50 % and 21 °C.
 
-    Where in its waves a sensor is depends on its name.
+    Where in its waves a sensor is, and at which level, depends on its name.
     """
     check_model("simulated", model)
-    ahead = crc32(name.encode()) % 1000  # seconds
+    # So that pi-1 and pi-2 are far apart; no hash, which would cost memory.
+    number = 5000 * int.from_bytes(name.encode(), "big")
+    ahead = number % 1885  # seconds, after which both waves repeat together
+    damper = number % 23  # %
 
     def read() -> Values:
         now = time.monotonic() + ahead
-        return 50 + 10 * math.sin(now / 60), 21 + 5 * math.sin(now / 100)
+        return 50 + damper + 10 * math.sin(now / 60), 21 + 5 * math.sin(now / 100)
 
     return Driver("simulated", "no sensor is read", read, 1, 0.0, made_up=True)
 
