@@ -11,6 +11,7 @@ from support.numbered import logged, size, taken
 from support.tools import free_port, lines, until
 
 ON_DISK = ["--spool", "disk/kitchen.spool"]
+SOON = {"pi.spool.WRITE_AGAIN": 0.05}
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,7 @@ ON_DISK = ["--spool", "disk/kitchen.spool"]
 def test_a_spool_on_a_disk_that_is_full_or_read_only(sensor, server, disk, tmp_path, mount, why):
     port = free_port()
     argv = "--interval", 0.005, "--count", 200, *ON_DISK
-    client = sensor(port, *argv, prefix=disk(mount).inside)
+    client = sensor(port, *argv, prefix=disk(mount).inside, timers=SOON)
     client.says(
         rf"^cannot write the spool disk/kitchen.spool \({why}\): readings wait in memory only$"
     )
@@ -33,7 +34,7 @@ def test_a_spool_on_a_disk_that_is_full_or_read_only(sensor, server, disk, tmp_p
 
 def test_a_spool_that_is_given_room_is_written_again(sensor, server, disk, tmp_path):
     port, small = free_port(), disk("size=4k")
-    client = sensor(port, "--interval", 0.005, *ON_DISK, prefix=small.inside)
+    client = sensor(port, "--interval", 0.005, *ON_DISK, prefix=small.inside, timers=SOON)
     client.says("^cannot write the spool")
     small.resize("1m")
     client.says("^the spool disk/kitchen.spool is written again$")
@@ -53,7 +54,7 @@ def test_what_was_delivered_while_the_disk_was_full_stands_once_after_it_had_roo
     """270 readings wait, the disk is full, 240 are delivered; then there is room, and a kill."""
     port, small = free_port(), disk("size=64k")
     argv = "--interval", 0.01, *ON_DISK
-    client = sensor(port, *argv, prefix=small.inside)
+    client = sensor(port, *argv, prefix=small.inside, timers=SOON)
     until(lambda: len(lines(small.folder / "kitchen.spool")) >= 270)
     small.fill()
     first = server("--quiet", "--count", 240, port=port)
