@@ -1,13 +1,24 @@
-"""Answers that a client must not believe, and what it does with those that it must."""
+"""Answers: which a client must not believe, where they may come from, and how long it waits."""
 
+import os
 import re
 import socket
+import subprocess
+import sys
+import time
+import types
+from contextlib import suppress
 
 import pytest
 
 from dht22 import datagram
 from dht22.datagram import N_RANGE, format_ack, format_named, parse
-from support.tools import ATTIC, KITCHEN, lines, until, write_keys
+from dht22.pi import delivery
+from dht22.pi.link import Link
+from dht22.pi.spool import Spool
+from dht22.stop import Stop
+from support.numbered import logged, size
+from support.tools import ATTIC, KITCHEN, lines, missing, needs, needs_namespaces, until, write_keys
 
 QUICK = {"pi.delivery.RESEND": 0.03, "pi.delivery.RESEND_MOST": (0.03, 0.03)}
 START = 1795255202000000
@@ -180,3 +191,188 @@ def test_a_client_in_a_flood_of_answers_goes_on_reading(desktop, sending):
     desktop.sendto(b"the first", peer)
     already = running.out.count("\n")
     until(lambda: running.out.count("\n") > already + 10, "ten more readings", 5)
+
+
+# Where answers come from, and when
+
+
+def test_an_answer_from_another_address_of_the_desktop_is_taken(sensor, desktop):
+    """A server on Windows answers from the address that the route gives."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.2", 0))
+        port = desktop.getsockname()[1]
+        client = sensor(port, "--interval", 0.01, "--count", 5, timers={"pi.delivery.RESEND": 60})
+        for _ in range(5):
+            question, peer = desktop.recvfrom(300)
+            other.sendto(b"ack,kitchen,%d," % parse(question)[1].n, peer)
+    assert client.wait() == 0 and len(client.read()) == 5
+
+
+TWO_ADDRESSES = """
+ip link add desktop type veth peer name pi netns {pi}
+ip addr add 10.9.8.1/24 dev desktop
+ip addr add 10.9.8.2/24 dev desktop
+ip link set desktop up
+nsenter -t {pi} -n ip addr add 10.9.8.3/24 dev pi
+nsenter -t {pi} -n ip link set pi up
+exec "$@"
+"""
+
+
+WHO_ANSWERS = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.settimeout(0.5)
+    for _ in range(20):
+        sock.sendto(b"50.0,20.0,other,1000000000000001,0.000", ("10.9.8.2", 10001))
+        try:
+            print(sock.recvfrom(300)[1][0])
+            break
+        except socket.timeout:
+            pass
+"""
+
+
+def test_a_desktop_answers_from_the_one_of_its_two_addresses_that_was_asked(
+    script, sensor, tmp_path
+):
+    needs_namespaces()
+    needs("ip", "nsenter")
+    if subprocess.run(
+        ["unshare", "-rn", "ip", "link", "add", "desktop", "type", "veth", "peer", "name", "pi"],
+        stderr=subprocess.DEVNULL,
+    ).returncode:
+        missing("the right to make networks (unshare -rn, veth)")
+    pi = subprocess.Popen(["unshare", "-rn", "sleep", "60"])
+    try:
+        until(lambda: os.readlink(f"/proc/{pi.pid}/exe").endswith("sleep"))
+        there = ["nsenter", "-t", str(pi.pid), "-U", "--preserve-credentials"]
+        desktop = script(
+            "server",
+            "--quiet",
+            prefix=[*there, "unshare", "-n", "sh", "-ec", TWO_ADDRESSES.format(pi=pi.pid), "sh"],
+        )
+        desktop.says("^listening on ")
+        answers = subprocess.run(
+            [*there, "-n", sys.executable, "-c", WHO_ANSWERS], stdout=subprocess.PIPE, check=True
+        )
+        assert answers.stdout == b"10.9.8.2\n"
+        client = sensor(
+            10001, "--interval", 0.01, "--count", 5, host="10.9.8.2", prefix=[*there, "-n"]
+        )
+        assert client.wait() == 0
+        assert logged(tmp_path / "datalog.csv")[1:] == client.read()
+    finally:
+        pi.kill()
+        pi.wait()
+
+
+@pytest.mark.parametrize("ahead", [0, 1000], ids=["settled", "a later n"])
+def test_a_later_silence_has_the_patience_of_one_who_was_answered(sensor, desktop, ahead):
+    client = sensor(
+        desktop.getsockname()[1],
+        *["--interval", 0.05],
+        timers={"pi.delivery.FIRST_UNANSWERED": 30, "pi.delivery.UNANSWERED": 0.5},
+    )
+    question, peer = desktop.recvfrom(300)
+    desktop.sendto(format_ack("kitchen", parse(question)[1].n + ahead, None), peer)
+    assert client.says("^no answer from .* for (.*) s:")[1] == "0.5"
+    assert client.stop() == 0
+
+
+def test_a_later_n_is_an_answer_too(sensor, desktop):
+    client = sensor(
+        desktop.getsockname()[1],
+        *["--interval", 0.05],
+        timers={"pi.delivery.FIRST_UNANSWERED": 2, "pi.delivery.UNANSWERED": 2},
+    )
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        question, peer = desktop.recvfrom(300)
+        desktop.sendto(format_ack("kitchen", parse(question)[1].n + 1000, None), peer)
+    assert client.stop() == 0
+    assert "no answer" not in client.err
+
+
+def test_no_silence_begins_before_something_is_sent(desktop, tmp_path, monkeypatch):
+    """Sensors that are read once in ten minutes are silent meanwhile, and so is the server."""
+    now = 1000.0
+    clock = types.SimpleNamespace(time=time.time, monotonic=lambda: now)
+    monkeypatch.setattr(delivery, "time", clock)
+    link = Link("127.0.0.1", desktop.getsockname()[1])
+    link.look_up()
+    sender = delivery.NamedSender(link, "kitchen", None, 600.0, Spool(str(tmp_path / "spool")))
+    for _ in range(3):
+        sender.send("50.0,20.0")
+        sender.deliver(now, Stop())
+        assert not link.trouble.said
+        question, peer = desktop.recvfrom(300)
+        desktop.sendto(format_ack("kitchen", parse(question)[1].n, None), peer)
+        until(lambda: sender.deliver(now, Stop()) or not sender.queue)
+        now += 600
+    sender.send("50.0,20.0")
+    sender.deliver(now, Stop())
+    now += 59
+    sender.deliver(now, Stop())
+    assert not link.trouble.said
+    now += 2
+    sender.deliver(now, Stop())
+    assert link.trouble.said == {"silent"}
+    sender.close()
+
+
+SLOW = """
+import time
+from dht22.pi import sensor
+
+def read():
+    time.sleep(0.2)
+    return 50.0, 20.0
+
+driver = sensor.Driver("simulated", "", read, 1, 0.0, made_up=True)
+sensor.DRIVERS["simulated"] = lambda *_: driver
+"""
+
+
+def test_an_answer_that_came_while_the_sensor_was_read_is_taken_first(sensor, desktop, tmp_path):
+    """The sensor is read without a pause, and longer than the first timeout."""
+    client = sensor(
+        desktop.getsockname()[1],
+        *["--interval", 0, "--count", 6],
+        timers={"pi.delivery.RESEND": 0.1},
+        setup=SLOW,
+    )
+    first, numbers = time.time(), []
+    desktop.settimeout(0.1)
+    while client.process.poll() is None:
+        with suppress(socket.timeout):
+            question, peer = desktop.recvfrom(300)
+            numbers.append(parse(question)[1].n)
+            desktop.sendto(format_ack("kitchen", numbers[-1], None), peer)
+    assert client.wait() == 0
+    assert len(set(numbers)) == len(numbers) == 6, "each was sent once"
+    assert (tmp_path / "kitchen0.spool").stat().st_mtime < first + 1, "and not spooled"
+
+
+def test_forged_answers_cost_neither_disk_nor_network(sensor, desktop, tmp_path):
+    """An answer with a higher n for each question: one new n a resend period."""
+    client = sensor(
+        desktop.getsockname()[1],
+        *["--interval", 0.01],
+        timers={"pi.delivery.RESEND": 0.2, "pi.delivery.RESEND_MOST": (10, 10)},
+    )
+    question, peer = desktop.recvfrom(300)
+    until(lambda: size(tmp_path / "kitchen0.spool"))
+    desktop.setblocking(False)
+    questions, last, end = [question], 0, time.monotonic() + 3
+    while time.monotonic() < end:
+        last = max(last, *(parse(each)[1].n for each in questions)) + 1000
+        with suppress(BlockingIOError):
+            desktop.sendto(format_ack("kitchen", last, None), peer)
+            questions.append(desktop.recv(300))
+        time.sleep(0.0005)
+    numbers = {parse(each)[1].n for each in questions}
+    marks = [line for line in lines(tmp_path / "kitchen0.spool") if line.startswith("n,")]
+    assert 10 < len(numbers) <= 3 / 0.2 + 2
+    assert len(marks) <= len(numbers) + 1 and len(questions) < 60
+    assert client.stop() == 0

@@ -1,15 +1,10 @@
 """Named sensors: every reading logged exactly once, at its right time, whatever goes wrong."""
 
-import os
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
-import types
 from collections import Counter
-from contextlib import suppress
 
 import pytest
 
@@ -25,9 +20,6 @@ from support.tools import (
     DEADLINE,
     free_port,
     lines,
-    missing,
-    needs,
-    needs_namespaces,
     send,
     until,
     waited,
@@ -246,30 +238,6 @@ def test_with_no_n_left_the_client_does_not_spin(desktop, tmp_path, monkeypatch)
     sender.close()
 
 
-def test_forged_answers_cost_neither_disk_nor_network(sensor, desktop, tmp_path):
-    """An answer with a higher n for each question: one new n a resend period."""
-    client = sensor(
-        desktop.getsockname()[1],
-        *["--interval", 0.01],
-        timers={"pi.delivery.RESEND": 0.2, "pi.delivery.RESEND_MOST": (10, 10)},
-    )
-    question, peer = desktop.recvfrom(300)
-    until(lambda: size(tmp_path / "kitchen0.spool"))
-    desktop.setblocking(False)
-    questions, last, end = [question], 0, time.monotonic() + 3
-    while time.monotonic() < end:
-        last = max(last, *(parse(each)[1].n for each in questions)) + 1000
-        with suppress(BlockingIOError):
-            desktop.sendto(format_ack("kitchen", last, None), peer)
-            questions.append(desktop.recv(300))
-        time.sleep(0.0005)
-    numbers = {parse(each)[1].n for each in questions}
-    marks = [line for line in lines(tmp_path / "kitchen0.spool") if line.startswith("n,")]
-    assert 10 < len(numbers) <= 3 / 0.2 + 2
-    assert len(marks) <= len(numbers) + 1 and len(questions) < 60
-    assert client.stop() == 0
-
-
 def test_with_a_lost_spool_and_the_clock_behind_all_is_logged_once(sensor, server, tmp_path):
     running = server("--quiet")
     read = []
@@ -280,198 +248,6 @@ def test_with_a_lost_spool_and_the_clock_behind_all_is_logged_once(sensor, serve
         read += client.read()
         (tmp_path / "kitchen0.spool").unlink()
     assert logged(tmp_path / "datalog.csv") == read == lines(tmp_path / "datalog.txt")
-
-
-def test_a_spool_that_another_client_has(sensor, tmp_path):
-    port = free_port()
-    having = sensor(port, "--interval", 0.01)
-    until(lambda: size(tmp_path / "kitchen0.spool"))
-    wanting = sensor(port, "--interval", 0.01)
-    assert wanting.wait() == 1
-    assert re.fullmatch(
-        r"client.py: error: cannot use the spool .*/kitchen0.spool \(another .* writes it\); "
-        r"give another --name or --spool; if it was cron .* \(docs/delivery.md\)\n",
-        wanting.err,
-    )
-    assert wanting.out == "" and having.process.poll() is None
-    assert having.stop() == 0
-
-
-@pytest.mark.parametrize("state, folder", [("", "home/.local/state"), ("state", "state")])
-def test_where_the_spool_is_without_the_option(client, tmp_path, state, folder):
-    home, state = str(tmp_path / "home"), state and str(tmp_path / state)
-    started = client(
-        *[free_port(), "--interval", 0.01, "--name", "kitchen"],
-        env={"HOME": home, "XDG_STATE_HOME": state},
-        timers={"pi.delivery.RESEND": 0.05},
-    )
-    until(lambda: size(tmp_path / folder / "dht22" / "kitchen.spool"))
-    assert started.stop() == 0
-    assert list(tmp_path.rglob("*.spool")) == [tmp_path / folder / "dht22" / "kitchen.spool"]
-
-
-def test_without_a_home_folder_it_asks_for_the_place_of_the_spool(client, tmp_path):
-    started = client(
-        *[free_port(), "--name", "kitchen"],
-        env={"XDG_STATE_HOME": ""},
-        setup="import os, pwd\ndel os.environ['HOME']\npwd.getpwuid = {}.__getitem__\n",
-    )
-    assert started.wait() == 1
-    error = "the home folder of this user is unknown; give the spool's place with --spool"
-    assert started.err == f"client.py: error: {error}\n"
-    assert not (tmp_path / "~").exists()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"buy milk\n",
-        b"buy milk",
-        b"74.3,25.7\n",
-        HEADER.encode(),
-        b"kitchen " + b"0" * 64 + b"\n",
-        b"\n",
-        b"\x89PNG\r\n",
-        b"n,0,1795255202123456\nbuy milk\n",
-        b"buy milk\nn,0,1795255202123456\n",
-    ],
-    ids=ascii,
-)
-def test_a_foreign_file_as_spool_is_refused_untouched(sensor, tmp_path, content):
-    (tmp_path / "kitchen0.spool").write_bytes(content)
-    client = sensor(10001)
-    assert client.wait() == 1
-    assert re.fullmatch(
-        r"client.py: error: cannot use the spool .* \(not a file of ours: .*\); give another .*\n",
-        client.err,
-    )
-    assert (tmp_path / "kitchen0.spool").read_bytes() == content
-
-
-# Two addresses
-
-
-def test_an_answer_from_another_address_of_the_desktop_is_taken(sensor, desktop):
-    """A server on Windows answers from the address that the route gives."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        other.bind(("127.0.0.2", 0))
-        port = desktop.getsockname()[1]
-        client = sensor(port, "--interval", 0.01, "--count", 5, timers={"pi.delivery.RESEND": 60})
-        for _ in range(5):
-            question, peer = desktop.recvfrom(300)
-            other.sendto(b"ack,kitchen,%d," % parse(question)[1].n, peer)
-    assert client.wait() == 0 and len(client.read()) == 5
-
-
-TWO_ADDRESSES = """
-ip link add desktop type veth peer name pi netns {pi}
-ip addr add 10.9.8.1/24 dev desktop
-ip addr add 10.9.8.2/24 dev desktop
-ip link set desktop up
-nsenter -t {pi} -n ip addr add 10.9.8.3/24 dev pi
-nsenter -t {pi} -n ip link set pi up
-exec "$@"
-"""
-WHO_ANSWERS = """
-import socket
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-    sock.settimeout(0.5)
-    for _ in range(20):
-        sock.sendto(b"50.0,20.0,other,1000000000000001,0.000", ("10.9.8.2", 10001))
-        try:
-            print(sock.recvfrom(300)[1][0])
-            break
-        except socket.timeout:
-            pass
-"""
-
-
-def test_a_desktop_answers_from_the_one_of_its_two_addresses_that_was_asked(
-    script, sensor, tmp_path
-):
-    needs_namespaces()
-    needs("ip", "nsenter")
-    if subprocess.run(
-        ["unshare", "-rn", "ip", "link", "add", "desktop", "type", "veth", "peer", "name", "pi"],
-        stderr=subprocess.DEVNULL,
-    ).returncode:
-        missing("the right to make networks (unshare -rn, veth)")
-    pi = subprocess.Popen(["unshare", "-rn", "sleep", "60"])
-    try:
-        until(lambda: os.readlink(f"/proc/{pi.pid}/exe").endswith("sleep"))
-        there = ["nsenter", "-t", str(pi.pid), "-U", "--preserve-credentials"]
-        desktop = script(
-            "server",
-            "--quiet",
-            prefix=[*there, "unshare", "-n", "sh", "-ec", TWO_ADDRESSES.format(pi=pi.pid), "sh"],
-        )
-        desktop.says("^listening on ")
-        answers = subprocess.run(
-            [*there, "-n", sys.executable, "-c", WHO_ANSWERS], stdout=subprocess.PIPE, check=True
-        )
-        assert answers.stdout == b"10.9.8.2\n"
-        client = sensor(
-            10001, "--interval", 0.01, "--count", 5, host="10.9.8.2", prefix=[*there, "-n"]
-        )
-        assert client.wait() == 0
-        assert logged(tmp_path / "datalog.csv")[1:] == client.read()
-    finally:
-        pi.kill()
-        pi.wait()
-
-
-@pytest.mark.parametrize("ahead", [0, 1000], ids=["settled", "a later n"])
-def test_a_later_silence_has_the_patience_of_one_who_was_answered(sensor, desktop, ahead):
-    client = sensor(
-        desktop.getsockname()[1],
-        *["--interval", 0.05],
-        timers={"pi.delivery.FIRST_UNANSWERED": 30, "pi.delivery.UNANSWERED": 0.5},
-    )
-    question, peer = desktop.recvfrom(300)
-    desktop.sendto(format_ack("kitchen", parse(question)[1].n + ahead, None), peer)
-    assert client.says("^no answer from .* for (.*) s:")[1] == "0.5"
-    assert client.stop() == 0
-
-
-def test_a_later_n_is_an_answer_too(sensor, desktop):
-    client = sensor(
-        desktop.getsockname()[1],
-        *["--interval", 0.05],
-        timers={"pi.delivery.FIRST_UNANSWERED": 2, "pi.delivery.UNANSWERED": 2},
-    )
-    end = time.monotonic() + 3
-    while time.monotonic() < end:
-        question, peer = desktop.recvfrom(300)
-        desktop.sendto(format_ack("kitchen", parse(question)[1].n + 1000, None), peer)
-    assert client.stop() == 0
-    assert "no answer" not in client.err
-
-
-def test_no_silence_begins_before_something_is_sent(desktop, tmp_path, monkeypatch):
-    """Sensors that are read once in ten minutes are silent meanwhile, and so is the server."""
-    now = 1000.0
-    clock = types.SimpleNamespace(time=time.time, monotonic=lambda: now)
-    monkeypatch.setattr(delivery, "time", clock)
-    link = Link("127.0.0.1", desktop.getsockname()[1])
-    link.look_up()
-    sender = delivery.NamedSender(link, "kitchen", None, 600.0, Spool(str(tmp_path / "spool")))
-    for _ in range(3):
-        sender.send("50.0,20.0")
-        sender.deliver(now, Stop())
-        assert not link.trouble.said
-        question, peer = desktop.recvfrom(300)
-        desktop.sendto(format_ack("kitchen", parse(question)[1].n, None), peer)
-        until(lambda: sender.deliver(now, Stop()) or not sender.queue)
-        now += 600
-    sender.send("50.0,20.0")
-    sender.deliver(now, Stop())
-    now += 59
-    sender.deliver(now, Stop())
-    assert not link.trouble.said
-    now += 2
-    sender.deliver(now, Stop())
-    assert link.trouble.said == {"silent"}
-    sender.close()
 
 
 # All is well
@@ -530,39 +306,6 @@ def test_while_all_is_acknowledged_nothing_is_written(client, desktop, tmp_path)
     assert rest.count("sendto(") >= 999
 
 
-SLOW = """
-import time
-from dht22.pi import sensor
-
-def read():
-    time.sleep(0.2)
-    return 50.0, 20.0
-
-driver = sensor.Driver("simulated", "", read, 1, 0.0, made_up=True)
-sensor.DRIVERS["simulated"] = lambda *_: driver
-"""
-
-
-def test_an_answer_that_came_while_the_sensor_was_read_is_taken_first(sensor, desktop, tmp_path):
-    """The sensor is read without a pause, and longer than the first timeout."""
-    client = sensor(
-        desktop.getsockname()[1],
-        *["--interval", 0, "--count", 6],
-        timers={"pi.delivery.RESEND": 0.1},
-        setup=SLOW,
-    )
-    first, numbers = time.time(), []
-    desktop.settimeout(0.1)
-    while client.process.poll() is None:
-        with suppress(socket.timeout):
-            question, peer = desktop.recvfrom(300)
-            numbers.append(parse(question)[1].n)
-            desktop.sendto(format_ack("kitchen", numbers[-1], None), peer)
-    assert client.wait() == 0
-    assert len(set(numbers)) == len(numbers) == 6, "each was sent once"
-    assert (tmp_path / "kitchen0.spool").stat().st_mtime < first + 1, "and not spooled"
-
-
 def test_an_age_is_that_of_the_moment_when_it_is_sent(sensor, desktop):
     """After a while without an answer the name is resolved anew, which takes its time."""
     client = sensor(
@@ -588,15 +331,3 @@ link.resolve = lambda *name: time.sleep(0.4) or resolve(*name)
     client.says("no answer from")
     assert client.stop() == 0
     assert max(read) - min(read) < 0.2
-
-
-def test_a_spool_whose_folder_is_gone_is_said(sensor, desktop, tmp_path):
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    client = sensor(desktop.getsockname()[1], "--interval", 0.05, "--spool", folder / "spool")
-    until(lambda: size(folder / "spool"))
-    folder.rename(tmp_path / "away")
-    folder.write_text("no folder")
-    client.says("^cannot write the spool .*: readings wait in memory only$")
-    assert client.stop() == 0
-    assert "Traceback" not in client.err

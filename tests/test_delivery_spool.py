@@ -7,6 +7,7 @@ import pytest
 
 from dht22.datagram import format_ack, parse
 from dht22.pi.spool import Spool, Waiting, boot_id
+from support.made import HEADER
 from support.numbered import logged, size, taken
 from support.tools import free_port, lines, until
 
@@ -272,3 +273,84 @@ os.fsync = fail_if_emptied
     again = sensor(running.port, "--count", 1)
     assert again.wait() == 0
     assert logged(tmp_path / "datalog.csv")[-2:] == [client.read()[-1], *again.read()]
+
+
+# Whose spool it is, and where
+
+
+def test_a_spool_that_another_client_has(sensor, tmp_path):
+    port = free_port()
+    having = sensor(port, "--interval", 0.01)
+    until(lambda: size(tmp_path / "kitchen0.spool"))
+    wanting = sensor(port, "--interval", 0.01)
+    assert wanting.wait() == 1
+    assert re.fullmatch(
+        r"client.py: error: cannot use the spool .*/kitchen0.spool \(another .* writes it\); "
+        r"give another --name or --spool; if it was cron .* \(docs/delivery.md\)\n",
+        wanting.err,
+    )
+    assert wanting.out == "" and having.process.poll() is None
+    assert having.stop() == 0
+
+
+@pytest.mark.parametrize("state, folder", [("", "home/.local/state"), ("state", "state")])
+def test_where_the_spool_is_without_the_option(client, tmp_path, state, folder):
+    home, state = str(tmp_path / "home"), state and str(tmp_path / state)
+    started = client(
+        *[free_port(), "--interval", 0.01, "--name", "kitchen"],
+        env={"HOME": home, "XDG_STATE_HOME": state},
+        timers={"pi.delivery.RESEND": 0.05},
+    )
+    until(lambda: size(tmp_path / folder / "dht22" / "kitchen.spool"))
+    assert started.stop() == 0
+    assert list(tmp_path.rglob("*.spool")) == [tmp_path / folder / "dht22" / "kitchen.spool"]
+
+
+def test_without_a_home_folder_it_asks_for_the_place_of_the_spool(client, tmp_path):
+    started = client(
+        *[free_port(), "--name", "kitchen"],
+        env={"XDG_STATE_HOME": ""},
+        setup="import os, pwd\ndel os.environ['HOME']\npwd.getpwuid = {}.__getitem__\n",
+    )
+    assert started.wait() == 1
+    error = "the home folder of this user is unknown; give the spool's place with --spool"
+    assert started.err == f"client.py: error: {error}\n"
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"buy milk\n",
+        b"buy milk",
+        b"74.3,25.7\n",
+        HEADER.encode(),
+        b"kitchen " + b"0" * 64 + b"\n",
+        b"\n",
+        b"\x89PNG\r\n",
+        b"n,0,1795255202123456\nbuy milk\n",
+        b"buy milk\nn,0,1795255202123456\n",
+    ],
+    ids=ascii,
+)
+def test_a_foreign_file_as_spool_is_refused_untouched(sensor, tmp_path, content):
+    (tmp_path / "kitchen0.spool").write_bytes(content)
+    client = sensor(10001)
+    assert client.wait() == 1
+    assert re.fullmatch(
+        r"client.py: error: cannot use the spool .* \(not a file of ours: .*\); give another .*\n",
+        client.err,
+    )
+    assert (tmp_path / "kitchen0.spool").read_bytes() == content
+
+
+def test_a_spool_whose_folder_is_gone_is_said(sensor, desktop, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    client = sensor(desktop.getsockname()[1], "--interval", 0.05, "--spool", folder / "spool")
+    until(lambda: size(folder / "spool"))
+    folder.rename(tmp_path / "away")
+    folder.write_text("no folder")
+    client.says("^cannot write the spool .*: readings wait in memory only$")
+    assert client.stop() == 0
+    assert "Traceback" not in client.err
