@@ -186,14 +186,11 @@ def read_key(parser: Parser, path: str) -> tuple[str, bytes]:
 
 
 def default_spool(parser: Parser, name: str) -> str:
-    """Return where a sensor's spool is without --spool; make its folder, if that can be made."""
+    """Return where a sensor's spool is without --spool."""
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     if state.startswith("~"):
         parser.fail("the home folder of this user is unknown; give the spool's place with --spool")
-    folder = os.path.join(state, "dht22")
-    with suppress(OSError):  # the spool reports it
-        os.makedirs(folder, exist_ok=True)
-    return os.path.join(folder, f"{name}.spool")
+    return os.path.join(state, "dht22", f"{name}.spool")
 
 
 def open_sender(
@@ -217,7 +214,8 @@ def open_sender(
 
     path = options.spool or default_spool(parser, name)
     try:
-        return NamedSender(link, name, key, options.interval, Spool(path))
+        spool = Spool(path, make_folder=not options.spool)
+        return NamedSender(link, name, key, options.interval, spool)
     except OSError as error:
         remedy = "give another --name or --spool"
         if error.errno == errno.EBUSY:

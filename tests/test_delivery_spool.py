@@ -33,6 +33,17 @@ def test_a_spool_on_a_disk_that_is_full_or_read_only(sensor, server, disk, tmp_p
     assert "is written again" not in client.err, "no line comes and goes"
 
 
+def test_without_the_option_the_reason_is_that_its_folder_cannot_be_made(client, tmp_path):
+    started = client(
+        *[free_port(), "--name", "kitchen", "--interval", 0.1],
+        env={"HOME": str(tmp_path / "disk"), "XDG_STATE_HOME": ""},
+        prefix=with_small_disk(tmp_path, "ro"),
+    )
+    path = r"\S+/disk/.local/state/dht22/kitchen.spool"
+    started.says(rf"^cannot write the spool {path} \(Read-only file system\): readings wait in ")
+    assert started.stop() == 0
+
+
 def test_a_spool_that_is_given_room_is_written_again(sensor, server, disk, tmp_path):
     port, small = free_port(), disk("size=4k")
     client = sensor(port, "--interval", 0.005, *ON_DISK, prefix=small.inside, timers=SOON)

@@ -164,7 +164,7 @@ class Spool:
     done. One that could not be written comes before any other line when there is room again.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, make_folder: bool = False) -> None:
         """Open the spool; raise OSError if another client has it or it is somebody else's file."""
         self.path = path
         self.lines = 0  # in the file
@@ -176,6 +176,8 @@ class Spool:
         self.rewrite_at = LONG_FILE
         self.file: LineFile | None = None
         try:
+            if make_folder:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
             restore(path)
             self.file = LineFile(path, say, b"", SPOOL_LINE.fullmatch, SPOOL_LINE, TORN_LINE)
         except OSError as error:
@@ -271,8 +273,10 @@ class Spool:
             f"cannot write the spool {self.path} ({error.strerror}): readings wait in memory only"
         )
         if isinstance(error, PermissionError):
-            there = self.path if os.path.exists(self.path) else os.path.dirname(self.path)
-            line += f"; if it is from a start with sudo: sudo chown $USER {there or '.'}"
+            there = os.path.abspath(self.path)
+            while not os.path.exists(there):
+                there = os.path.dirname(there)
+            line += f"; if it is from a start with sudo: sudo chown $USER {there}"
         self.trouble.say("failing", line)
         self.retry_at = time.monotonic() + WRITE_AGAIN
 
