@@ -33,11 +33,11 @@ def test_a_spool_on_a_disk_that_is_full_or_read_only(sensor, server, disk, tmp_p
     assert "is written again" not in client.err, "no line comes and goes"
 
 
-def test_without_the_option_the_reason_is_that_its_folder_cannot_be_made(client, tmp_path):
+def test_without_the_option_the_reason_is_that_its_folder_cannot_be_made(client, disk, tmp_path):
     started = client(
         *[free_port(), "--name", "kitchen", "--interval", 0.1],
         env={"HOME": str(tmp_path / "disk"), "XDG_STATE_HOME": ""},
-        prefix=with_small_disk(tmp_path, "ro"),
+        prefix=disk("ro").inside,
     )
     path = r"\S+/disk/.local/state/dht22/kitchen.spool"
     started.says(rf"^cannot write the spool {path} \(Read-only file system\): readings wait in ")
