@@ -150,6 +150,9 @@ class Script:
     def stop(self, number=signal.SIGTERM):
         """Send a signal and return the exit code."""
         self.process.send_signal(number)
+        if os.name == "nt":
+            self.wait()
+            pytest.skip("Windows can only kill a script: what it does at its end is not seen")
         return self.wait()
 
 
