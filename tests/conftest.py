@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import time
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -147,3 +148,20 @@ def publish(script):
         return script("publish", *argv, **{"timers": FAST, **keywords})
 
     return start
+
+
+@pytest.fixture
+def zone():
+    """Set the local time zone for a test."""
+    if not hasattr(time, "tzset"):
+        pytest.skip("Windows cannot change the time zone of a program")
+    before = os.environ.get("TZ")
+
+    def set_zone(name):
+        os.environ.pop("TZ", None)
+        if name:
+            os.environ["TZ"] = name
+        time.tzset()
+
+    yield set_zone
+    set_zone(before)

@@ -1,10 +1,8 @@
 """The figures of report.py against plain Python's."""
 
 import math
-import os
 import random
 import statistics
-import time
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -25,21 +23,6 @@ def examine(*paths):
 
 def summary(*paths, zone=UTC):
     return {name: figures.summary(rows, zone) for name, rows in examine(*paths).items()}
-
-
-@pytest.fixture
-def zone():
-    """Set the local time zone for a test."""
-    before = os.environ.get("TZ")
-
-    def set_zone(name):
-        os.environ.pop("TZ", None)
-        if name:
-            os.environ["TZ"] = name
-        time.tzset()
-
-    yield set_zone
-    set_zone(before)
 
 
 def plain_suspicious(values, accuracy):

@@ -223,19 +223,14 @@ def test_a_long_line_takes_no_longer_than_others(tmp_path):
     assert time.process_time() - began < 2
 
 
-def test_since_and_until_are_local_with_local(tmp_path, run, monkeypatch):
+def test_since_and_until_are_local_with_local(tmp_path, run, zone):
     log = write(tmp_path / "datalog.csv", *(row(minute * MINUTE) for minute in range(-180, 180)))
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    time.tzset()
-    try:
-        for arguments, last in (
-            (["--until", "2026-11-21"], "2026-11-20T23:59:00.000Z"),
-            (["--local", "--until", "2026-11-21"], "2026-11-20T23:59:00.000+01:00"),
-            (["--local", "--until", "2026-11-21T00:30Z"], "2026-11-21T01:29:00.000+01:00"),
-            (["--until", "2026-11-21T00:30:00+01:00"], "2026-11-20T23:29:00.000Z"),
-        ):
-            assert last in run(str(log), *arguments).stdout
-    finally:
-        monkeypatch.undo()
-        time.tzset()
+    zone("Europe/Berlin")
+    for arguments, last in (
+        (["--until", "2026-11-21"], "2026-11-20T23:59:00.000Z"),
+        (["--local", "--until", "2026-11-21"], "2026-11-20T23:59:00.000+01:00"),
+        (["--local", "--until", "2026-11-21T00:30Z"], "2026-11-21T01:29:00.000+01:00"),
+        (["--until", "2026-11-21T00:30:00+01:00"], "2026-11-20T23:29:00.000Z"),
+    ):
+        assert last in run(str(log), *arguments).stdout
     assert times.in_utc(timedelta(days=7), None, datetime(2026, 11, 28)) == datetime(2026, 11, 21)

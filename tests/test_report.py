@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import warnings
 from contextlib import closing
 from datetime import datetime
@@ -136,15 +135,10 @@ def test_every_in_the_table_and_for_a_program(tmp_path, run):
     assert sensors["attic"]["spans"][0]["dew_point"] == {"min": None, "mean": None, "max": None}
 
 
-def test_local_times(tmp_path, run, monkeypatch):
+def test_local_times(tmp_path, run, zone):
     write(tmp_path / "datalog.csv", row(0), row(MINUTE))
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    time.tzset()
-    try:
-        done = run("--local", "--every", "1h")
-    finally:
-        monkeypatch.undo()
-        time.tzset()
+    zone("Europe/Berlin")
+    done = run("--local", "--every", "1h")
     assert "from 2026-11-21T01:00:00.000+01:00 to 2026-11-21T01:01:00.000+01:00" in done.stdout
     assert "    2026-11-21T01:00+01:00  " in done.stdout
 
