@@ -1,6 +1,7 @@
 """A log is read on from a position, whatever rotation, editors and power cuts do to its files."""
 
 import gzip
+import itertools
 import os
 import shutil
 
@@ -8,7 +9,7 @@ import pytest
 
 from dht22.log import follow
 from dht22.log.follow import RESTED, Follower
-from dht22.log.position import Position
+from dht22.log.position import PLACES, Position
 from dht22.log.rotated import BLOCK
 from support.made import HEADER, row
 from support.rotation import (
@@ -494,3 +495,123 @@ def test_file_that_cannot_be_read_holds_what_comes_after_it(reader):
         reader.rows()
     broken.unlink()
     assert reader.rows() == [row(1)]
+
+
+def in_order(*paths):
+    """Give files times of change a second apart, some days ago."""
+    for number, path in enumerate(paths):
+        os.utime(path, (1_700_000_000 + number, 1_700_000_000 + number))
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["live log", "none"])
+def test_unread_file_that_exists_twice_is_read_once(reader, live):
+    append(beside(reader.log, ".1"), row(0), row(1))
+    content = beside(reader.log, ".1").read_bytes()
+    beside(reader.log, ".1.gz").write_bytes(gzip.compress(content))
+    beside(reader.log, ".1.save").write_bytes(content)
+    if live:
+        append(reader.log, row(2))
+    assert reader.rows() == [row(0), row(1)] + live * [row(2)]
+    assert reader.rows() == []
+
+
+def test_copies_that_were_edited_are_all_read_to_their_end(reader):
+    """However they were edited: no row that stands in one of them is lost."""
+    log, kitchen, sorted_copy = (beside(reader.log, ending) for ending in (".1", ".2", ".3"))
+    append(log, row(0), row(1, name="attic"), row(3), row(2))
+    append(kitchen, row(0), row(3), row(2))
+    append(sorted_copy, row(0), row(2), row(3))
+    for paths in itertools.permutations([log, kitchen, sorted_copy]):
+        in_order(*paths)
+        reader.position = Position()
+        reader.start()
+        found = reader.rows()
+        assert set(found) == set(log.read_text().splitlines(keepends=True)[1:])
+        assert len(found) < 10
+
+
+def test_end_cut_off_and_rotated_before_the_next_look(tmp_path, capfd):
+    """The open file is an editor's backup by then, or gone; the server wrote to the new one."""
+    reader = Reader(tmp_path / "datalog.csv", capfd)
+    append(reader.log, row(0))
+    assert reader.rows() == [row(0)]
+    append(reader.log, row(1))
+    assert reader.rows() == [row(1)]
+    reader.log.rename(beside(reader.log, ".bak"))
+    append(reader.log, row(0), row(2))
+    rename(reader.log)
+    append(reader.log, row(3))
+    in_order(beside(reader.log, ".bak"), beside(reader.log, ".1"), reader.log)
+    assert reader.rows() == [row(2), row(3)]
+
+
+def test_log_became_shorter_than_the_position(reader):
+    """What was read before is read again only from a place that is not far back."""
+    for k in range(0, 1000, 10):
+        append(reader.log, *map(row, range(k, k + 10)))
+        reader.rows()
+    lines = reader.log.read_text().splitlines(keepends=True)
+    reader.log.write_text("".join(lines[:701]) + row(2000))
+    found = reader.rows()
+    assert found == [row(k) for k in range(700 - len(found) + 1, 700)] + [row(2000)]
+    assert 1 <= len(found) < 600
+
+
+def test_line_longer_than_a_block(reader):
+    nuls = "\0" * (2 * BLOCK + 99)
+    append(reader.log, row(0), nuls)
+    assert reader.rows() == [row(0)]
+    assert reader.rows() == [], "its end is not there yet"
+    append(reader.log, "\n", row(1))
+    assert reader.rows() == [row(1)]
+    assert f"no row ({len(nuls) + 1} bytes)" in reader.warnings()[-1]
+    append(reader.log, row(2))
+    rename_and_pack(reader.log)
+    append(reader.log, row(3))
+    assert reader.rows() == [row(2), row(3)]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["crlf", "mark"])
+@pytest.mark.parametrize("header", [True, False])
+def test_rotated_log_that_an_editor_on_windows_has_saved(reader, mark, header):
+    append(reader.log, row(0), row(1))
+    assert reader.rows() == [row(0), row(1)]
+    append(reader.log, row(2))
+    rename(reader.log)
+    path = beside(reader.log, ".1")
+    content = path.read_bytes() if header else path.read_bytes().split(b"\n", 1)[1]
+    path.write_bytes(mark + content.replace(b"\n", b"\r\n"))
+    append(reader.log, row(3))
+    assert reader.rows() == [row(2), row(3)]
+    assert reader.warnings() == []
+
+
+def test_finished_files_that_are_gone_are_forgotten(reader, monkeypatch):
+    monkeypatch.setattr(follow, "FINISHED", 5)
+    clock = [0.0]
+    monkeypatch.setattr(follow.time, "monotonic", lambda: clock[0])
+    follower = reader.follower
+    for k in range(9):
+        append(reader.log, row(k))
+        assert [position.line.decode() + "\n" for position in follower.read()] == [row(k)]
+        rename(reader.log)
+    append(reader.log, row(9))
+    follower.read()
+    assert len(follower.position.finished) == 9, "a renaming may have hidden them"
+    clock[0] += follow.ABSENT
+    beside(reader.log, ".1").rename(beside(reader.log, ".2"))
+    rename(reader.log)
+    append(reader.log, row(10))
+    assert [position.line.decode() + "\n" for position in follower.read()] == [row(10)]
+    assert [line.decode() + "\n" for line in follower.position.finished] == [row(8), row(9)]
+
+
+def test_earlier_places_are_few_and_reach_far():
+    position = Position(b"a")
+    for k in range(20_000):
+        line = row(k).encode().rstrip()
+        position = Position(b"a", position.offset + len(line) + 1, line, position.places())
+        assert len(position.earlier) <= PLACES
+    back = [position.offset - place.offset for place in position.earlier]
+    assert back[0] > position.offset / 2 and back[-1] < 100
+    assert all(2 * near <= far for far, near in zip(back[:-1], back[1:]))

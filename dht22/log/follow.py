@@ -207,7 +207,11 @@ class Follower:
         """Return the copy to open; where the last line is in none, the one changed last."""
         if len(copies) == 1 or copies[-1] == self.path:
             return copies[-1]
-        return max(reversed(copies), key=lambda path: bytes_behind(path, self.position))
+        # One that is not packed before one that is: that may be just being written.
+        return max(
+            reversed(copies),
+            key=lambda path: (bytes_behind(path, self.position), path.suffix not in PACKED),
+        )
 
     def open_copy(self, path: Path) -> None:
         """Open a copy of the file under way, and find the position in it."""

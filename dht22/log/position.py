@@ -43,6 +43,8 @@ class Position(NamedTuple):
 
     def places(self) -> tuple[Place, ...]:
         """Return the earlier places and this one, thinned out: each about half as far back."""
+        if not WHOLE_ROW.fullmatch(self.line):
+            return self.earlier  # it could not be told from other lines
         kept: list[Place] = []
         for place in (*self.earlier, Place(self.offset, self.line)):
             back = self.offset - place.offset
@@ -115,15 +117,14 @@ def locate(file: BufferedIOBase, position: Position) -> Place:
     last = Place(position.offset, position.line)
     if ends_at(file, last):
         return last
-    candidates = [position.line, *(place.line for place in reversed(position.earlier))]
-    rows = {line for line in candidates if WHOLE_ROW.fullmatch(line)}
+    wanted = [position.line, *(place.line for place in reversed(position.earlier))]
     found: dict[bytes, int] = {}
     offset = 0
     for line in lines(file):
         offset += len(line)
-        if bare(line) in rows and line.endswith(b"\n"):
+        if bare(line) in wanted and is_whole_row(line):
             found.setdefault(bare(line), offset)
-    return next((Place(found[line], line) for line in candidates if line in found), Place(0, b""))
+    return next((Place(found[line], line) for line in wanted if line in found), Place(0, b""))
 
 
 def ends_at(file: BufferedIOBase, place: Place) -> bool:
