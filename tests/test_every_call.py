@@ -30,10 +30,11 @@ def with_journals(paths):
 # Named readings: the client, the server
 
 KINDS = (
-    "openat,read,write,fsync,fdatasync,ftruncate,pread64,pwrite64,?rename,?unlink,sendto,recvfrom,"
-    "recvmsg,?poll,?select,?pselect6"
+    "openat,read,write,fsync,fdatasync,ftruncate,pread64,pwrite64,?rename,?unlink,sendto,sendmsg,"
+    "recvfrom,recvmsg,?poll,?select,?pselect6"
 )
-CHANGES = {"write", "fsync", "fdatasync", "ftruncate", "pwrite64", "rename", "unlink", "sendto"}
+CHANGES = {"write", "fsync", "fdatasync", "ftruncate", "pwrite64", "rename", "unlink"}
+CHANGES |= {"sendto", "sendmsg"}
 SPOOLED, READ = 6, 4  # readings that wait at the start, and that are read
 LONG = {"pi.spool.WRITE_AGAIN": 0.05, "pi.spool.LONG_FILE": SPOOLED - 2}
 # What a script imports is not its own; the marker tells where `main` begins. Before Python 3.11 a
@@ -161,7 +162,9 @@ def test_disturbed_at_every_call(tmp_path, disturbed, full):
     """
     trace, _ = deliver(tmp_path / "whole", disturbed)
     own = calls_of_main(trace)
-    assert {"openat", "write", "fsync", "sendto", "recvfrom"} <= {name for name, _ in own}
+    names = {name for name, _ in own}
+    assert {"openat", "write", "fsync"} <= names
+    assert names & {"sendto", "sendmsg"} and names & {"recvfrom", "recvmsg"}
     points = [f"{name}:{fault}:when={k}" for name, k in own for fault in FAULTS]
     assert len(points) > 200
     if not full:
@@ -180,8 +183,9 @@ def test_an_answer_follows_a_sync_of_every_log(tmp_path):
     trace, _ = deliver(tmp_path / "run", "server")
     logs = {"a.txt", "a.csv", "a.db-wal"}
     unsynced, answers = {"a.txt", "a.csv"}, 0
-    for call, path in re.findall(r" (p?write64|write|f\w*sync|sendto)\(\d+<(?:.*/)?(.*?)>", trace):
-        if call == "sendto":
+    pattern = r" (p?write(?:64)?|f\w*sync|send\w+)\(\d+<(?:.*/)?(.*?)>"
+    for call, path in re.findall(pattern, trace):
+        if call.startswith("send"):
             answers += 1
             assert not unsynced, f"answer {answers}"
         elif call.endswith("sync"):
@@ -278,7 +282,9 @@ def log_while_text_log_fails(folder, inject=None):
     port, disk = free_port(), Disk(folder / "disk", "size=4k")
     (disk.folder / "a.txt").write_bytes(FULL)
     logs = options(*(folder / log for log in ("disk/a.txt", "a.csv", "a.db")))
-    prefix = strace(folder / "trace", "write,fsync,fdatasync,pwrite64,sendto", inject=inject)
+    prefix = strace(
+        folder / "trace", "write,fsync,fdatasync,pwrite64,sendto,sendmsg", inject=inject
+    )
 
     def is_ready():
         return "listening" in servers[-1].err or servers[-1].process.poll() is not None

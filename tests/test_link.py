@@ -14,7 +14,7 @@ from dht22 import console
 from dht22.pi import link as module
 from dht22.pi.link import Link, PlainSender
 from dht22.stop import Stop
-from support.tools import free_port, lines, missing, needs, needs_namespaces, until
+from support.tools import cpu, free_port, lines, missing, needs, needs_namespaces, until
 
 NAMED = ["--name", "kitchen"]
 SIGNED = ["--key", "key", "--port", "10003"]
@@ -64,13 +64,6 @@ def network(tmp_path):
         subprocess.run(["pkill", "-P", str(pi.pid)], check=False)
         pi.kill()
         pi.wait()
-
-
-def cpu(process):
-    """Return the seconds of CPU that a process has used."""
-    with open(f"/proc/{process.pid}/stat") as stat:
-        user, system = stat.read().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 NO_ROUTE = r"no route to {}: a wrong address, or its firewall refuses"

@@ -12,7 +12,7 @@ from dht22.datagram import format_named, parse_ack
 from dht22.server import recovery
 from support.made import HEADER, content, row, write
 from support.numbered import size
-from support.tools import ask, send
+from support.tools import ask, cpu, send
 
 BLOCK = "".join(
     f"2026-11-21T10:00:02.123Z,192.168.1.7,,{k % 100}.3,25.7,\n"
@@ -36,13 +36,12 @@ def test_a_long_log_is_known_at_once_in_little_memory(server, tmp_path, mebibyte
             log.write(BLOCK.replace("%07d", f"{k:07}"))
             k += 1
     number = int(f"1763719{k - 1:07}99")
-    start = time.monotonic()
     running = server("--quiet")
-    took = time.monotonic() - start
-    start = time.monotonic()
+    took = cpu(running.process)
+    start = time.process_time()
     with open(tmp_path / "datalog.csv", "rb") as log:
         assert sum(line.count(b",") for line in log) > k
-    counting = time.monotonic() - start
+    counting = time.process_time() - start
     print(f"{mebibytes} MiB: ready after {took:.1f} s, {peak(running):.1f} MiB; {counting:.1f} s")
     assert took < 3 * counting + 1 and peak(running) < 50
     before = size(tmp_path / "datalog.csv")

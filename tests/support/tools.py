@@ -264,6 +264,13 @@ def resident(running):
         return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) / 1024
 
 
+def cpu(process):
+    """Return the seconds of a core that a process has used."""
+    with open(f"/proc/{process.pid}/stat") as stat:
+        user, system = stat.read().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def waited(running):
     """Return for how many seconds a process could run, but no core was free."""
     with open(f"/proc/{running.process.pid}/schedstat") as times:
