@@ -34,7 +34,7 @@ from itertools import repeat
 try:
     from dht22 import console
     from dht22.console import Notices, Parser, counted, run_script, say
-    from dht22.datagram import AS_LOGGED, PORT, Named, parse
+    from dht22.datagram import PORT, Named, parse, plain_readings
     from dht22.keys import print_new_key, read_keys
     from dht22.log.formats import LOGS, Log, Row, open_log
     from dht22.screen import Screen, screen_of
@@ -93,29 +93,30 @@ class Server:
         All else is refused.
         """
         now, monotonic = time.time(), time.monotonic()
+        clients = [peer[0].removeprefix("::ffff:") for peer in batch.peers]  # IPv4 in IPv6
+        times = [arrival(told, now) for told in batch.told] or [now] * len(clients)
+        readings = plain_readings(batch.datagrams) if self.senders.keys is None else None
+        if readings:  # as nearly always
+            return list(zip(times, clients, repeat(""), readings, repeat(""))), []
         refusal = "log failing" if self.writer.is_failing() else ""
-        as_logged = AS_LOGGED.fullmatch
         rows: list[Row] = []
         questions: list[Question] = []
-        for datagram, peer, told in zip(batch.datagrams, batch.peers, batch.told or repeat(())):
-            address = peer[0].removeprefix("::ffff:")  # how a socket for both shows IPv4
-            at = arrival(told, now) if told else now
-            if self.senders.keys is None and as_logged(datagram):  # most are: no need to parse
-                rows.append((at, address, "", datagram.decode(), ""))
-                continue
+        for datagram, peer, client, at, told in zip(
+            batch.datagrams, batch.peers, clients, times, batch.told or repeat(())
+        ):
             try:
                 reading, named = parse(datagram)
                 self.senders.authenticate(datagram, named)
                 if named is None:
-                    rows.append((at, address, "", reading, ""))
+                    rows.append((at, client, "", reading, ""))
                     continue
                 self.inbox.expect_named(batch)
-                if self.senders.take(named, address, at, monotonic, refusal):
-                    rows.append((at - named.age, address, named.name, reading, str(named.n)))
+                if self.senders.take(named, client, at, monotonic, refusal):
+                    rows.append((at - named.age, client, named.name, reading, str(named.n)))
                 questions.append((named, peer, asked(told)))
             except ValueError as error:
                 self.refused[str(error)] += 1
-                self.notices.add("refused", f"refused {address}: {error}: {datagram[:58]!a}")
+                self.notices.add("refused", f"refused {client}: {error}: {datagram[:58]!a}")
         return rows, questions
 
     def write(self, rows: Sequence[Row]) -> list[Row]:

@@ -11,7 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dht22 import datagram
+from dht22.console import Notices
 from dht22.datagram import N_RANGE, format_ack, format_named, parse, parse_ack
+from dht22.server.inbox import Received
+from dht22.server.senders import Senders
+from server import Server
 from support.tools import ATTIC, KITCHEN, lines, send, until
 
 START = 1795255202000000
@@ -176,6 +180,75 @@ def test_parse_agrees_with_the_oracle(sent):
     if logged is not None:
         assert re.fullmatch(r"\d{1,3}\.\d,-?\d{1,2}\.\d", logged, re.ASCII)
         assert parsed(logged.encode()) == logged
+
+
+# Datagrams that are received together: they are looked at together, or one by one
+
+AS_LOGGED = [b"74.3,25.7", b"50.0,-1.5", b"0.0,0.0", b"99.9,79.9", b"9.9,-39.9"]
+PECULIAR = [
+    *NOT_READINGS,
+    *READINGS,
+    *[b"74.3,25.7\n80.0,20.0", b"74.3,25.7\n80.0,20.0\n", b"74.3,25.7\n", b"\n74.3,25.7"],
+    *[b"74.3,25.7\r", b"\r74.3,25.7", b"74.3,25.7,kitchen,1795255202000000,0.000,"],
+]
+
+
+class FakeWriter:
+    def is_failing(self):
+        return False
+
+
+def check(*batch):
+    """Let a server without keys check datagrams; return what it takes, and of whom."""
+    asked = Server(None, FakeWriter(), Senders({}, None, Notices()), Notices(), None, None, None, 0)
+    peers = [(f"::ffff:10.0.0.{k}", 1000, 0, 0) for k in range(len(batch))]
+    rows, questions = asked.check(Received(batch, peers, ()))
+    assert questions == []
+    assert len(rows) + sum(asked.refused.values()) == len(batch)
+    return [(client, reading) for _, client, name, reading, n in rows if name == n == ""]
+
+
+def expected(*batch):
+    return [(f"10.0.0.{k}", oracle(each)) for k, each in enumerate(batch) if oracle(each)]
+
+
+@pytest.mark.parametrize("peculiar", PECULIAR, ids=lambda sent: ascii(sent[:30]))
+def test_one_peculiar_datagram_in_any_place_changes_nothing_for_the_others(peculiar):
+    for size in 1, 2, 5:
+        for place in range(size):
+            batch = AS_LOGGED[:size]
+            batch[place] = peculiar
+            assert check(*batch) == expected(*batch)
+    assert check(b"74.3,25.7", peculiar, peculiar, b"50.0,20.0") == expected(
+        b"74.3,25.7", peculiar, peculiar, b"50.0,20.0"
+    )
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(AS_LOGGED),
+            nearly,
+            st.binary(max_size=20),
+            st.text("0123456789.,-\n", max_size=12).map(str.encode),
+            st.lists(st.sampled_from(AS_LOGGED), max_size=3).map(b"\n".join),
+        ),
+        max_size=8,
+    )
+)
+def test_what_is_checked_together_is_as_the_oracle_says(batch):
+    assert check(*batch) == expected(*batch)
+
+
+def test_what_the_look_at_all_of_them_takes_is_just_what_parse_gives():
+    tenths = [f"{k // 10}.{k % 10}" for k in range(1010)]
+    readings = [f"{each},20.0" for each in tenths] + [
+        f"50.0,{sign}{each}" for each in tenths for sign in ("", "-")
+    ]
+    for reading in readings:
+        together = datagram.plain_readings([reading.encode()])
+        assert together in ([parsed(reading.encode())], None)
+    assert datagram.plain_readings([b"74.3,25.7"] * 12_000) == ["74.3,25.7"] * 12_000
 
 
 @pytest.mark.parametrize(

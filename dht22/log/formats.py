@@ -126,10 +126,16 @@ def open_for_reading(path: str) -> sqlite3.Connection:
     return sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro{way}", uri=True)
 
 
-@lru_cache(maxsize=64)  # the plain readings of a batch share their time
 def rfc3339(time: float) -> str:
     """Return `time` in UTC to the millisecond, as 2026-11-21T10:00:02.123Z."""
-    return datetime.fromtimestamp(time, timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
+    microseconds = round(time * 1_000_000)
+    return f"{second(microseconds // 1_000_000)}.{microseconds // 1000 % 1000:03}Z"
+
+
+@lru_cache(maxsize=64)  # that takes longer than all the rest, and few seconds are under way at once
+def second(time: int) -> str:
+    """Return a whole second in UTC, as 2026-11-21T10:00:02."""
+    return datetime.fromtimestamp(time, timezone.utc).isoformat()[:19]
 
 
 class TextLog:
@@ -153,10 +159,12 @@ class CsvLog:
         self.flush = self.file.flush
 
     def append(self, rows: Iterable[Row]) -> None:
-        lines = [
-            f"{rfc3339(time)},{client},{name},{reading},{n}\n"
-            for time, client, name, reading, n in rows
-        ]
+        lines = []
+        stamped, stamp = 0.0, ""
+        for time, client, name, reading, n in rows:
+            if time != stamped:  # the plain readings of a batch share it
+                stamped, stamp = time, rfc3339(time)
+            lines.append(f"{stamp},{client},{name},{reading},{n}\n")
         self.file.append("".join(lines).encode("ascii"))
 
 
