@@ -23,6 +23,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports just ends the script
 
 import argparse
+import gc
 import os
 import sys
 import time
@@ -36,7 +37,8 @@ try:
     from dht22.console import Notices, Parser, counted, run_script, say
     from dht22.datagram import PORT, Named, parse, plain_readings
     from dht22.keys import print_new_key, read_keys
-    from dht22.log.formats import LOGS, Log, Row, open_log
+    from dht22.log.formats import LOGS, Log, open_log
+    from dht22.log.rows import PlainRows, Row, Rows
     from dht22.screen import Screen, screen_of
     from dht22.server.arrival import Told, arrival, asked
     from dht22.server.inbox import BATCH, Broken, Inbox, Peer, Received, open_inbox
@@ -87,7 +89,7 @@ class Server:
             return BATCH
         return self.count - self.writer.logged - self.writer.pending
 
-    def check(self, batch: Received) -> tuple[list[Row], list[Question]]:
+    def check(self, batch: Received) -> tuple[Rows, list[Question]]:
         """Return a row for each new reading, and the named ones, new or not, that want an answer.
 
         All else is refused.
@@ -97,7 +99,7 @@ class Server:
         times = [arrival(told, now) for told in batch.told] or [now] * len(clients)
         readings = plain_readings(batch.datagrams) if self.senders.keys is None else None
         if readings:  # as nearly always
-            return list(zip(times, clients, repeat(""), readings, repeat(""))), []
+            return PlainRows(times, clients, readings), []
         refusal = "log failing" if self.writer.is_failing() else ""
         rows: list[Row] = []
         questions: list[Question] = []
@@ -112,14 +114,15 @@ class Server:
                     continue
                 self.inbox.expect_named(batch)
                 if self.senders.take(named, client, at, monotonic, refusal):
-                    rows.append((at - named.age, client, named.name, reading, str(named.n)))
+                    read_at = int(1000 * (at - named.age)) / 1000  # many share the text of that
+                    rows.append((read_at, client, named.name, reading, str(named.n)))
                 questions.append((named, peer, asked(told)))
             except ValueError as error:
                 self.refused[str(error)] += 1
                 self.notices.add("refused", f"refused {client}: {error}: {datagram[:58]!a}")
         return rows, questions
 
-    def write(self, rows: Sequence[Row]) -> list[Row]:
+    def write(self, rows: Rows) -> Rows:
         """Write rows to the logs; return those that a first log has now."""
         written, stored = self.writer.write(rows)
         self.senders.store(stored)
@@ -135,7 +138,7 @@ class Server:
             self.forgets = False
             say("without a .csv or .db log, duplicates are known only until this server stops")
 
-    def show(self, rows: Sequence[Row]) -> None:
+    def show(self, rows: Rows) -> None:
         """Print a line for each reading."""
         if self.screen.is_open():
             lines = [
@@ -144,7 +147,7 @@ class Server:
             ]
             self.screen.show("".join(lines))
 
-    def notice(self, rows: Sequence[Row]) -> None:
+    def notice(self, rows: Rows) -> None:
         """Report who is back and, each second, what was dropped and who has fallen silent."""
         now = time.monotonic()
         self.senders.hear(rows, now)
@@ -277,6 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     paths = log_paths(parser, options)
     inbox = open_inbox(parser, options.host, options.port)
+    gc.set_threshold(100_000)  # a batch is thousands of tuples, which cannot be in circles
     try:
         with stop.interruptible():  # reading what was logged can take long
             keys = None if options.keys is None else open_keys(parser, options.keys)

@@ -24,6 +24,7 @@ Above:
 
 log/, the files that the server, report.py and publish.py share; the Pi's spool uses the first:
     log/linefile    files that whole lines are appended to: torn ends, full disks
+    log/rows        what the server writes: rows, and the lines of a text and a CSV log
     log/formats     the formats .txt, .csv and .db; how to add one
     log/rotated     what rotation leaves beside a log, packed or not
     log/position    a place in a log, and how it is found again in a copy

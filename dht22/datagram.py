@@ -31,22 +31,27 @@ HIGHEST_N = N_RANGE[1] - 10**6  # no client draws a higher one; if a stranger do
 NAME = rb"(?!(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![A-Za-z0-9._-]))[A-Za-z0-9._-]{1,32}"
 
 
-def fields(*patterns: bytes, mac: bytes = b"") -> re.Pattern[bytes]:
-    """Return what matches a datagram with these fields, each with blanks around it."""
-    blanks = [rb"[ \t]*(%b)[ \t]*" % pattern for pattern in patterns]
-    return re.compile(b",".join(blanks) + mac + rb"(?:\r?\n)?")
+def fields(*groups: Sequence[bytes]) -> re.Pattern[bytes]:
+    """Return what matches a datagram with these fields, each with blanks around it.
+
+    They come in groups, each of which may be missing with all that follow, but for the first.
+    """
+    pattern = b""
+    for group in reversed(groups):
+        more = rb"(?:,%b)?" % pattern if pattern else b""
+        pattern = b",".join(rb"[ \t]*(%b)[ \t]*" % field for field in group) + more
+    return re.compile(pattern + rb"(?:\r?\n)?")
 
 
 # Regular expressions, because float() takes `nan`, `inf`, `1_0` and other scripts' digits.
 NUMBER = rb"-?[0-9]{1,3}(?:\.[0-9]{1,20})?"
-MAC = rb"(?:,[ \t]*([0-9a-f]{32})[ \t]*)?"
-READING = fields(NUMBER, NUMBER)
-NAMED = fields(NUMBER, NUMBER, NAME, rb"[1-8][0-9]{15}", rb"[0-9]{1,9}\.[0-9]{3}", mac=MAC)
-ACK = fields(rb"ack", NAME, rb"[0-9]{16}", rb"[0-9]{0,5}", mac=MAC)
-# A plain reading just as it is logged, within the ranges: most are, and need no arithmetic.
-PLAIN = rb"[1-9]?[0-9]\.[0-9],(?:[1-7]?[0-9]|-[1-9]|-[1-3][0-9])\.[0-9]"
-AS_LOGGED = re.compile(PLAIN)
-ALL_AS_LOGGED = re.compile(rb"%b(?:\n%b)*" % (PLAIN, PLAIN))
+N, AGE, MAC = rb"[1-8][0-9]{15}", rb"[0-9]{1,9}\.[0-9]{3}", rb"[0-9a-f]{32}"
+READING = fields([NUMBER, NUMBER], [NAME, N, AGE], [MAC])
+ACK = fields([rb"ack", NAME, rb"[0-9]{16}", rb"[0-9]{0,5}"], [MAC])
+# A reading just as it is logged, within the ranges: most are, and need no arithmetic.
+AS_LOGGED = rb"[1-9]?[0-9]\.[0-9],(?:[1-7]?[0-9]|-[1-9]|-[1-3][0-9])\.[0-9]"
+AS_SENT = re.compile(rb"(%b)(?:,(%b),(%b),(%b)(?:,(%b))?)?" % (AS_LOGGED, NAME, N, AGE, MAC))
+ALL_AS_LOGGED = re.compile(rb"%b(?:\n%b)*" % (AS_LOGGED, AS_LOGGED))
 
 # Who sent a reading: name; n, increasing for that name; age in seconds; mac, 32 hex digits or None.
 Named = namedtuple("Named", "name n age mac")
@@ -88,18 +93,17 @@ def parse(datagram: bytes) -> tuple[str, Named | None]:
     """
     if len(datagram) > LIMIT:
         raise ValueError(f"longer than {LIMIT} bytes")
-    match = NAMED.fullmatch(datagram)
+    match = AS_SENT.fullmatch(datagram)
     if match:
+        as_logged, name, n, age, mac = match.groups()
+        reading = as_logged.decode("ascii")
+    else:
+        match = READING.fullmatch(datagram)
+        if match is None:
+            raise ValueError("not a reading")
         humidity, temperature, name, n, age, mac = match.groups()
-        named = Named(name.decode("ascii"), int(n), float(age), mac)
-        return format_in_range(float(humidity), float(temperature)), named
-    if AS_LOGGED.fullmatch(datagram):
-        return datagram.decode("ascii"), None
-    match = READING.fullmatch(datagram)
-    if match is None:
-        raise ValueError("not a reading")
-    humidity, temperature = match.groups()
-    return format_in_range(float(humidity), float(temperature)), None
+        reading = format_in_range(float(humidity), float(temperature))
+    return reading, Named(name.decode("ascii"), int(n), float(age), mac) if name else None
 
 
 def format_named(reading: str, name: str, n: int, age: float, key: bytes | None = None) -> bytes:

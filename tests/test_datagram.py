@@ -395,7 +395,7 @@ def test_the_longest_answer_to_the_shortest_question(key):
     st.binary(max_size=300)
     | questions
     | st.from_regex(datagram.ACK, fullmatch=True)
-    | st.from_regex(datagram.NAMED, fullmatch=True)
+    | st.from_regex(datagram.READING, fullmatch=True)
 )
 def test_what_cannot_be_parsed_raises_a_value_error_and_nothing_else(sent):
     for parser in parse, parse_ack:

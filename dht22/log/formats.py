@@ -19,21 +19,15 @@ import re
 import sqlite3
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
-from functools import lru_cache
-from operator import itemgetter
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Union
 
 from dht22.datagram import parse
 from dht22.log.linefile import LineFile, Warn, lock, refuse_device, was_moved
-
-# time (seconds since 1970), client (IP address), name, reading, n; a plain reading has neither
-# name nor n. A tuple with names would cost the server a tenth of its time.
-Row = tuple[float, str, str, str, str]
-name_of, reading_of = itemgetter(2), itemgetter(3)
+from dht22.log.rows import Rows, csv_lines, rfc3339, text_lines
 
 # The columns of a CSV: what stands in each, and how that may begin where a line is torn.
 COLUMNS = {
@@ -126,18 +120,6 @@ def open_for_reading(path: str) -> sqlite3.Connection:
     return sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro{way}", uri=True)
 
 
-def rfc3339(time: float) -> str:
-    """Return `time` in UTC to the millisecond, as 2026-11-21T10:00:02.123Z."""
-    microseconds = round(time * 1_000_000)
-    return f"{second(microseconds // 1_000_000)}.{microseconds // 1000 % 1000:03}Z"
-
-
-@lru_cache(maxsize=64)  # that takes longer than all the rest, and few seconds are under way at once
-def second(time: int) -> str:
-    """Return a whole second in UTC, as 2026-11-21T10:00:02."""
-    return datetime.fromtimestamp(time, timezone.utc).isoformat()[:19]
-
-
 class TextLog:
     """`datalog.txt`: the course's log, a plain reading a line."""
 
@@ -146,8 +128,8 @@ class TextLog:
         self.file = LineFile(path, warn, b"", is_reading, TEXT_WHOLE, TEXT_TORN)
         self.flush = self.file.flush
 
-    def append(self, rows: Iterable[Row]) -> None:
-        self.file.append(("\n".join(map(reading_of, rows)) + "\n").encode("ascii"))
+    def append(self, rows: Rows) -> None:
+        self.file.append(text_lines(rows))
 
 
 class CsvLog:
@@ -158,14 +140,8 @@ class CsvLog:
         self.file = LineFile(path, warn, CSV_HEADER, CSV_WHOLE.fullmatch, CSV_WHOLE, CSV_TORN)
         self.flush = self.file.flush
 
-    def append(self, rows: Iterable[Row]) -> None:
-        lines = []
-        stamped, stamp = 0.0, ""
-        for time, client, name, reading, n in rows:
-            if time != stamped:  # the plain readings of a batch share it
-                stamped, stamp = time, rfc3339(time)
-            lines.append(f"{stamp},{client},{name},{reading},{n}\n")
-        self.file.append("".join(lines).encode("ascii"))
+    def append(self, rows: Rows) -> None:
+        self.file.append(csv_lines(rows))
 
 
 CREATE_TABLE = (
@@ -246,7 +222,7 @@ class DbLog:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def append(self, rows: Rows) -> None:
         if was_moved(self.path, self.file):  # its -wal would be left behind, with rows in it
             raise OSError(errno.ENOENT, "moved away")
         values = [
@@ -297,7 +273,7 @@ class UnopenedLog:
         self.warn = warn
         self.log: Log | None = None
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def append(self, rows: Rows) -> None:
         if not self.log:
             self.log = LOGS[ending(self.path)](self.path, self.warn)
         self.log.append(rows)

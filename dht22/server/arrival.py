@@ -17,6 +17,7 @@ from contextlib import suppress
 ANCILLARY_SPACE = 128  # bytes that `recvmsg` needs for what is told
 Told = Sequence[tuple[int, int, bytes]]  # level, type and value, as `recvmsg` returns them
 
+CAN_TELL = sys.platform in ("linux", "darwin")
 IS_MAC = sys.platform == "darwin"
 # The option, the type of what it brings, and its form: seconds, and fractions of so many seconds.
 # Linux: SO_TIMESTAMPNS_NEW (5.1), the same on 32 and 64 bits. macOS: SO_TIMESTAMP, SCM_TIMESTAMP.
@@ -28,18 +29,19 @@ IPV6_PKTINFO = getattr(socket, "IPV6_PKTINFO", 50)
 LINK_LOCAL = b"\xfe\x80"  # fe80::/10, of which fe80::/64 alone is in use (RFC 4291)
 
 
-def is_told(sock: socket.socket) -> bool:
-    """Let the kernel tell of each datagram; return False where `recvmsg` does not exist."""
-    if not hasattr(sock, "recvmsg"):
-        return False
-    is_ipv6 = sock.family == socket.AF_INET6
-    addressed = (socket.IPPROTO_IPV6, IPV6_RECVPKTINFO) if is_ipv6 else (0, IP_PKTINFO)
-    for level, option in (socket.SOL_SOCKET, TIMESTAMP_OPTION), addressed:
-        with suppress(
-            OSError
-        ):  # an old kernel: it is not told, and `arrival` and `asked` do without
+def ask_kernel(sock: socket.socket, every_interface: bool) -> None:
+    """Let the kernel tell of each datagram when it arrived and, if that can vary, at which address.
+
+    To be called before `bind`, so that it tells of the first one, too.
+    """
+    options = [(socket.SOL_SOCKET, TIMESTAMP_OPTION)]
+    if every_interface and sock.family == socket.AF_INET6:
+        options.append((socket.IPPROTO_IPV6, IPV6_RECVPKTINFO))
+    elif every_interface:
+        options.append((socket.IPPROTO_IP, IP_PKTINFO))
+    for level, option in options if CAN_TELL else ():
+        with suppress(OSError):  # an old kernel: `arrival` and `asked` do without
             sock.setsockopt(level, option, 1)
-    return True
 
 
 def arrival(told: Told, now: float) -> float:
@@ -50,7 +52,8 @@ def arrival(told: Told, now: float) -> float:
     for level, kind, value in told:
         if kind == TIMESTAMP and level == socket.SOL_SOCKET:
             seconds, fraction = TIMESTAMP_FORM.unpack_from(value)
-            return min(now, float(seconds + fraction * FRACTION))
+            at: float = seconds + fraction * FRACTION
+            return min(now, at)
     return now
 
 

@@ -18,7 +18,7 @@ from dht22.console import Parser, say
 from dht22.datagram import LIMIT, PORT
 from dht22.resolve import host_port, resolve
 from dht22.server.addresses import own_addresses
-from dht22.server.arrival import ANCILLARY_SPACE, Told, is_told
+from dht22.server.arrival import ANCILLARY_SPACE, CAN_TELL, Told, ask_kernel
 from dht22.stop import Stop
 
 RECEIVE_BUFFER = 4 << 20  # bytes asked of the kernel
@@ -75,7 +75,6 @@ class Inbox:
         self.buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)  # bytes, granted
         self.gather = min(GATHER, self.buffer / BYTES_PER_DATAGRAM / FASTEST_RATE)  # seconds
         self.batch = 0  # datagrams in the last batch
-        self.can_tell = is_told(sock)
         self.answers = False  # a named reading has come: each may want an answer from now on
         self.received = 0
         self.dropped = 0  # by the kernel, because its buffer was full
@@ -120,7 +119,7 @@ class Inbox:
     def receive(self, room: int) -> Received:
         """Return the datagrams that wait, as many as there is room for; raise Broken."""
         batch: list[tuple[Any, ...]] = []  # of each: its bytes, what the kernel tells, who sent it
-        tells = self.can_tell and (self.answers or self.batch <= BUSY_BATCH)
+        tells = CAN_TELL and (self.answers or self.batch <= BUSY_BATCH)
         receive = self.sock.recvmsg if tells else self.sock.recvfrom
         sizes = (LIMIT + 1, ANCILLARY_SPACE) if tells else (LIMIT + 1,)
         try:
@@ -150,7 +149,7 @@ class Inbox:
         Raise ValueError if it was not told of this batch: when the reading arrived is not known.
         """
         self.answers = True
-        if self.can_tell and not batch.told:
+        if CAN_TELL and not batch.told:
             raise ValueError("the first named one in a flood; its client sends it again")
 
     def wait_after(self, error: OSError) -> None:
@@ -165,12 +164,14 @@ class Inbox:
 
     def answer(self, datagram: bytes, peer: Peer, source: Told) -> None:
         """Send an answer, from the address that was asked where that is known."""
-        if source:
-            with suppress(OSError):  # it was a broadcast, or is no address of ours any more
+        try:
+            if source:
                 self.sock.sendmsg([datagram], source, 0, peer)
-                return
-        with suppress(OSError):  # lost on its way, as far as the client can tell: it asks again
-            self.sock.sendto(datagram, peer)
+            else:
+                self.sock.sendto(datagram, peer)
+        except OSError:  # lost on its way, as far as the client can tell: it asks again
+            if source:  # that was a broadcast, or is no address of ours any more
+                self.answer(datagram, peer, [])
 
     def newly_dropped(self) -> int:
         """Return how many datagrams the kernel has dropped since this was last asked."""
@@ -226,6 +227,7 @@ def bind(family: int, address: tuple[object, ...]) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
     with suppress(OSError):  # macOS refuses what Linux cuts down to its limit
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    ask_kernel(sock, every_interface=address[0] in EVERY_INTERFACE)
     sock.setblocking(False)
     try:
         sock.bind(address)

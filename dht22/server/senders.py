@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from dht22.console import Notices, counted
 from dht22.datagram import HIGHEST_N, Named, format_ack, verify
-from dht22.log.formats import Row
+from dht22.log.rows import Row, Rows, senders_of
 from dht22.server.recovery import NAMES
 from dht22.silence import is_silent
 
@@ -136,10 +136,9 @@ class Senders:
         key = self.keys[named.name] if self.keys else None
         return format_ack(named.name, stored, interval, named.mac, key) if stored else None
 
-    def hear(self, rows: Sequence[Row], now: float) -> None:
+    def hear(self, rows: Rows, now: float) -> None:
         """Note who sent rows."""
-        senders = Counter([name or client for _, client, name, _, _ in rows])
-        for key, readings in senders.items():
+        for key, readings in Counter(senders_of(rows)).items():
             if key not in self.named and key not in self.plain and len(self.plain) >= ADDRESSES:
                 key = OTHERS
             sender = self.named.get(key) or self.plain.setdefault(key, Sender())

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from itertools import chain
 
 from dht22.console import Notices, counted, say
-from dht22.log.formats import Log, Row, name_of
+from dht22.log.formats import Log
+from dht22.log.rows import Row, Rows, divided
 
 BACKLOG = 100_000  # rows kept for a log while it fails
 LOG_RETRY = 1.0  # seconds from one try of a failing log to the next
@@ -21,7 +21,7 @@ LOG_RETRY = 1.0  # seconds from one try of a failing log to the next
 class Batch:
     """Rows that arrived together, either all named or all plain."""
 
-    def __init__(self, rows: Sequence[Row], named: bool) -> None:
+    def __init__(self, rows: Rows, named: bool) -> None:
         self.rows = rows
         self.named = named
         self.logs = 0  # how many have it
@@ -61,7 +61,7 @@ class Backlog:
         if not self.batches or (self.trouble and time.monotonic() < self.retry_at):
             return []
         try:
-            self.log.append(chain.from_iterable(batch.rows for batch in self.batches))
+            self.log.append(joined(self.batches))
             if any(batch.named for batch in self.batches):
                 self.log.flush()  # before it is acknowledged
         except OSError as error:
@@ -114,7 +114,7 @@ class Writer:
     def is_failing(self) -> bool:
         return any(backlog.trouble for backlog in self.backlogs)
 
-    def write(self, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    def write(self, rows: Rows) -> tuple[Rows, list[Row]]:
         """Write rows to each log that works.
 
         Return those that a log has for the first time, and the named ones that all logs have now:
@@ -122,7 +122,7 @@ class Writer:
         """
         for batch in batches(rows):
             self.add(batch)
-        logged: list[Row] = []
+        newly: list[Batch] = []
         stored: list[Row] = []
         for backlog in self.backlogs:
             if backlog is self.last:
@@ -130,9 +130,10 @@ class Writer:
             for batch in backlog.write():
                 batch.logs += 1
                 if batch.logs == 1:
-                    logged += batch.rows
+                    newly.append(batch)
                 if batch.logs == len(self.backlogs) and batch.named:
                     stored += batch.rows
+        logged = joined(newly)
         self.logged += len(logged)
         self.pending -= len(logged)
         return logged, stored
@@ -153,7 +154,7 @@ class Writer:
         while self.held and self.held[0].logs == len(self.others):
             self.last.add(self.held.pop(0))
 
-    def finish(self) -> list[Row]:
+    def finish(self) -> Rows:
         """Write what can be written now, count what cannot; return what a first log has now."""
         for backlog in self.backlogs:
             backlog.retry_at = 0.0
@@ -172,12 +173,15 @@ class Writer:
                 yield f"{backlog.log.path} lacks {lacks}: {backlog.trouble}"
 
 
-def batches(rows: Sequence[Row]) -> list[Batch]:
-    """Return rows as a plain and a named batch, keeping each sender's order."""
-    if not rows:
-        return []
-    if not any(map(name_of, rows)):  # the usual case
-        return [Batch(rows, named=False)]
-    plain = Batch([row for row in rows if not name_of(row)], named=False)
-    named = Batch([row for row in rows if name_of(row)], named=True)
-    return [plain, named] if plain.rows else [named]
+def batches(rows: Rows) -> list[Batch]:
+    """Return rows as a plain and a named batch, without those that would be empty."""
+    plain, named = divided(rows)
+    both = [Batch(plain, named=False), Batch(named, named=True)]
+    return [batch for batch in both if batch.rows]
+
+
+def joined(batches: Sequence[Batch]) -> Rows:
+    """Return the rows of batches; of one, as nearly always, just as they are."""
+    if len(batches) == 1:
+        return batches[0].rows
+    return [row for batch in batches for row in batch.rows]
