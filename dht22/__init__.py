@@ -35,6 +35,7 @@ pi/, on the Pi alone:
     pi/drivers      the ways to the sensor; how to add one
     pi/sensor       readings that are plausible and confirmed; the power pin
     pi/link         the connection to the server; the sender of plain readings
+    pi/checksum     the lines of the spool; what is intact in a damaged one
     pi/spool        the readings that wait to be delivered, on the disk
     pi/delivery     the sender of named readings, each until it is acknowledged; draws their n
 

@@ -12,6 +12,7 @@ import pytest
 
 from dht22 import console
 from dht22.log import linefile
+from dht22.pi import checksum
 from dht22.pi import spool as module
 from dht22.pi.spool import Spool, Waiting, boot_id
 
@@ -21,7 +22,7 @@ N = 1_700_000_000_000_000
 @pytest.fixture
 def said(monkeypatch):
     lines = []
-    for each in console, module:
+    for each in console, checksum, module:
         monkeypatch.setattr(each, "say", lines.append)
     return lines
 
@@ -213,7 +214,7 @@ def test_where_there_is_no_room_to_restore_it_the_spool_waits(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(linefile, "sync_folder", lambda path: None)
-    monkeypatch.setattr(module, "sync_folder", lambda path: None)
+    monkeypatch.setattr(checksum, "sync_folder", lambda path: None)
     monkeypatch.setattr(os, "fsync", full)
     spool = Spool(path)
     assert spool.load() == ([], None, 0)

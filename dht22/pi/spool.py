@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import time
-from binascii import crc32
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from functools import cache
-from itertools import chain, count
+from itertools import chain
 
 from dht22.console import Once, counted, say
-from dht22.log.linefile import LineFile, lock, replace, sync, sync_folder, was_moved
+from dht22.log.linefile import LineFile, replace, was_moved
+from dht22.pi.checksum import SPOOL_LINE, TORN_LINE, fields_of, restore, with_checksum
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 CLOCK_IS_SET = "/run/systemd/timesync/synchronized"  # systemd-timesyncd makes it, once in a boot
 CLOCK_PATIENCE = 120.0  # seconds after the start of the machine that it may take
 WRITE_AGAIN = 1.0  # seconds from one try of a spool that cannot be written to the next
 LONG_FILE = 200_000  # lines, after which the file is replaced by one with only the unsent readings
-LARGEST = 1 << 28  # bytes; no spool is that large
-SPOOL_LINE = re.compile(rb"([0-9a-fn.,-]{18,160}),([0-9a-f]{8})")  # what it says, and its checksum
-TORN_LINE = re.compile(rb"[0-9a-fn.,-]{0,170}")
 
 
 @cache
@@ -45,78 +41,6 @@ def boottime() -> float:
 def is_clock_set() -> bool:
     """Tell whether the clock was set in this boot, or too long has passed to wait for that."""
     return os.path.exists(CLOCK_IS_SET) or boottime() > CLOCK_PATIENCE
-
-
-def with_checksum(text: str) -> bytes:
-    """Return `text` as a line of the spool."""
-    content = text.encode("ascii")
-    return b"%b,%08x\n" % (content, crc32(content))
-
-
-def is_intact(match: re.Match[bytes]) -> bool:
-    """Tell whether the checksum of what SPOOL_LINE found is right."""
-    return crc32(match[1]) == int(match[2], 16)
-
-
-def fields_of(line: bytes) -> list[str]:
-    """Return the fields of a line of the spool; raise ValueError if it is damaged."""
-    match = SPOOL_LINE.fullmatch(line.rstrip(b"\n"))
-    if match is None or not is_intact(match):
-        raise ValueError("damaged")
-    return match[1].decode("ascii").split(",", 4)
-
-
-def restore(path: str) -> None:
-    """Replace a damaged spool by what is intact in it, once it is copied; raise OSError.
-
-    An SD card can damage any part of it: flip bits, lose a page, leave erased ones (0xFF). A torn
-    last line and the NUL bytes behind it are left to LineFile, and so is a file without a line of
-    ours, which it refuses.
-    """
-    with suppress(FileNotFoundError), open(path, "r+b") as file:
-        lock(file)
-        if os.fstat(file.fileno()).st_size > LARGEST:
-            return
-        content = file.read()
-        body = content.rstrip(b"\0")
-        lines = list(SPOOL_LINE.finditer(body))
-        intact = [match[0] + b"\n" for match in lines if is_intact(match)]
-        kept = b"".join(intact)
-        if kept == body + b"\n" or body.startswith(kept) and TORN_LINE.fullmatch(body, len(kept)):
-            return
-        if not body.strip(b"\0\xff"):
-            say(f"{path} held nothing but an erased page; it was emptied")
-            file.truncate(0)
-        elif lines:
-            copy = copy_damaged(path, content)
-            try:
-                replace(path, intact, old=file).close()
-            except OSError:
-                os.unlink(copy)
-                raise
-            say(
-                f"{path} was damaged: {counted(len(intact), 'line')} could be read and were kept;"
-                f" the damaged file is now {copy}"
-            )
-
-
-def copy_damaged(path: str, content: bytes) -> str:
-    """Put a copy of a damaged file on the disk, as a new file; return its name; raise OSError."""
-    for number in count(1):
-        copy = f"{path}.damaged" if number == 1 else f"{path}.damaged.{number}"
-        with suppress(FileExistsError):
-            file = open(copy, "xb")  # noqa: SIM115
-            break
-    try:
-        with file:
-            file.write(content)
-            file.flush()
-            sync(file)
-    except OSError:
-        os.unlink(copy)
-        raise
-    sync_folder(copy)
-    return copy
 
 
 class Waiting:
