@@ -9,6 +9,7 @@ import time
 import pytest
 
 from support.made import HEADER
+from support.numbered import size
 from support.tools import (
     READINGS,
     ask,
@@ -126,16 +127,18 @@ def test_renamed_and_removed_under_load_each_reading_is_in_one_file(server, tmp_
 
     sender = threading.Thread(target=send_on)
     sender.start()
+    logs = tmp_path / "datalog.txt", tmp_path / "datalog.csv"
     try:
         for turn in range(50):
-            for log in tmp_path / "datalog.txt", tmp_path / "datalog.csv":
-                until(lambda: log.exists() and log.stat().st_size > 100)
+            for log in logs:
+                until(lambda: size(log) > 100)
                 kept = tmp_path / f"{turn}{log.suffix}"
                 if turn % 2:
                     log.rename(kept)
                 else:
                     os.link(log, kept)  # so that what is removed can be counted
                     log.unlink()
+        until(lambda: all(size(log) > 100 for log in logs), "both logs once more")
     finally:
         enough.set()
         sender.join()
