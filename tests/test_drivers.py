@@ -10,9 +10,8 @@ import pytest
 from dht22.pi import drivers, iio
 from dht22.pi.drivers import NoDriver, SeveralSensors, UnknownModel, find_iio, open_driver
 from dht22.pi.sensor import NoReading, Sensor
-from support.tools import ROOT, lines, needs_namespaces, until
-
-QUICK = {"pi.drivers.MIN_INTERVAL": 0.01}
+from support.sensors import TWO, connect
+from support.tools import ROOT
 
 
 class Recording(types.ModuleType):
@@ -57,19 +56,6 @@ def adafruit(monkeypatch):
     return fake
 
 
-def connect(folder, number, name, pin=None, humidity=743, temperature=257):
-    """Make an IIO device as the kernel shows it; without a pin it has no of_node."""
-    device = folder / f"iio:device{number}"
-    device.mkdir(parents=True)
-    (device / "name").write_text(f"{name}\n")
-    (device / "in_humidityrelative_input").write_text(f"{humidity}00\n")
-    (device / "in_temp_input").write_text(f"{temperature}00\n")
-    if pin is not None:
-        (device / "of_node").mkdir()
-        (device / "of_node" / "gpios").write_bytes(struct.pack(">III", 0x10, pin, 0))
-    return device
-
-
 @pytest.fixture
 def devices(monkeypatch, tmp_path):
     """Return the folder of the IIO devices, which is empty."""
@@ -78,7 +64,6 @@ def devices(monkeypatch, tmp_path):
 
 
 A_PIN_UNKNOWN = "no sensor is set up on GPIO11, only on an unknown pin"
-TWO = [("dht11@4", 4), ("dht11@11", 17)]
 COURSE = [("dht11@4", 4), ("dht11@b", 11)]
 
 
@@ -281,54 +266,6 @@ def test_simulated_sensors_of_different_names_have_different_curves():
     assert read("attic") == pytest.approx(read("attic"), abs=0.1)
 
 
-EXTENSION = """
-import os
-from dht22.pi import drivers
-
-def open_bme280(model, pin):
-    if model != "BME280":
-        raise ValueError(f"it is no {model}")
-    ranges = (0.0, 100.0), (-40.0, 65.0)
-    read = lambda: (50.0, float(os.environ["CELSIUS"]))
-    return drivers.Driver("bme280", "a BME280", read, 1, 0.1, ranges=ranges)
-
-drivers.DRIVERS["bme280"] = open_bme280
-"""
-
-
-@pytest.mark.parametrize(
-    "celsius, argv, code, said",
-    [
-        (64.9, ["--interval", 0.1], 0, r"^driver bme280 \(a BME280\)$"),
-        (
-            65.1,
-            ["--interval", 0.1],
-            None,
-            r"^no reading: 65\.1 °C is out of range \(-40 to 65 °C\)",
-        ),
-        (21.0, ["--interval", 0.05], 2, "error: this sensor needs 0.1 s between readings; give a"),
-        (21.0, ["--sensor", "BMP280"], 1, "error: driver bme280 cannot be used: it is no BMP280"),
-    ],
-)
-def test_an_added_driver_needs_nothing_else(script, desktop, celsius, argv, code, said):
-    client = script(
-        *["client", "127.0.0.1", "--port", desktop.getsockname()[1], "--driver", "bme280"],
-        *["--sensor", "BME280", "--count", 2, *argv],
-        setup=EXTENSION,
-        env={"CELSIUS": str(celsius)},
-    )
-    client.says(said)
-    assert (client.stop() if code is None else client.wait()) == (code or 0)
-    assert client.out == ("50.0,64.9\n" * 2 if code == 0 else "")
-
-
-def test_a_real_sensor_is_not_polled_more_often_than_the_datasheet_allows(script, tmp_path, sysfs):
-    connect(sysfs, 1, "dht11@b", 11)
-    client = script("client", "127.0.0.1", "--interval", 1, prefix=IIO)
-    assert client.wait() == 2
-    assert "client.py: error: this sensor needs 2 s between readings; give a" in client.err
-
-
 class GPIOError(Exception):
     """What lgpio raises is of no other kind."""
 
@@ -390,94 +327,6 @@ def test_adafruit_on_a_platform_that_it_does_not_know(adafruit, monkeypatch, tmp
         return
     assert open_driver("adafruit", "DHT22", 11).read() == (65.19999694824219, 25.0)
     assert adafruit.calls == [(22, 11, 3, "the explicit one")]
-
-
-@pytest.fixture
-def sysfs(tmp_path):
-    """Return the folder of the IIO devices in a tree that `IIO` binds over /sys."""
-    needs_namespaces()
-    folder = tmp_path / "sys/bus/iio/devices"
-    connect(folder, 0, "ads1015")
-    return folder
-
-
-IIO = ["unshare", "-rm", "sh", "-c", 'mount --bind sys /sys && exec "$@"', "sh"]
-
-
-def test_the_kernel_s_sensor_is_read_and_read_again(script, tmp_path, sysfs, desktop):
-    device = connect(sysfs, 1, "dht11@b", 11, 743, -37)
-    address = "127.0.0.1", "--port", desktop.getsockname()[1]
-    client = script("client", *address, "--interval", 0.05, prefix=IIO, timers=QUICK)
-    assert desktop.recv(100) == b"74.3,-3.7"
-    client.says(r"^driver iio \(the kernel reads the sensor on GPIO11\)$")
-    temperature = device / "in_temp_input"
-    temperature.unlink()
-    temperature.symlink_to("/proc/self/mem")  # reading it is a true EIO
-    client.says(r"^no reading: a damaged answer \(Input/output error\)")
-    temperature.unlink()
-    temperature.write_text("21500\n")
-    client.says("^reading again")
-    until(lambda: desktop.recv(100) == b"74.3,21.5")
-    device.rename(tmp_path / "gone")
-    client.says("^no reading: no sensor is set up on this machine")
-    (tmp_path / "gone").rename(sysfs / "iio:device2")  # it comes back under another number
-    until(lambda: client.err.count("reading again") == 2)
-    assert client.stop() == 0
-
-
-def test_two_sensors_on_one_pi_are_logged_as_two(script, server, tmp_path, sysfs):
-    connect(sysfs, 1, "dht11@4", 4, 743, 257)
-    connect(sysfs, 2, "dht11@11", 17, 489, -37)
-    running = server("--count", 12)
-    for name, pin in ("kitchen", 4), ("attic", 17):
-        argv = "127.0.0.1", "--port", running.port, "--interval", 0.05, "--name", name, "--pin", pin
-        state = {"XDG_STATE_HOME": str(tmp_path)}
-        script("client", *argv, "--count", 6, prefix=IIO, timers=QUICK, env=state)
-    assert running.wait() == 0
-    rows = [line.split(",") for line in lines(tmp_path / "datalog.csv")[1:]]
-    logged = sorted((name, humidity, temperature) for _, _, name, humidity, temperature, _ in rows)
-    assert logged == [("attic", "48.9", "-3.7")] * 6 + [("kitchen", "74.3", "25.7")] * 6
-
-
-@pytest.mark.parametrize(
-    "argv, error",
-    [
-        ([], "2 sensors are set up, on GPIO4 and GPIO17. Choose one with --pin"),
-        (
-            ["--pin", 5],
-            "no sensor is set up on GPIO5, only on GPIO4 and GPIO17. "
-            "Choose one of these with --pin (a BCM number: "
-            "pin 23 of the header is GPIO11), or set this one up: sudo dtoverlay dht11 gpiopin=5. "
-            "Also tried, but not needed: "
-            "driver adafruit cannot be used: Adafruit_DHT is not installed; "
-            "driver circuitpython cannot be used: adafruit_dht is not installed",
-        ),
-    ],
-)
-def test_a_choice_that_has_to_be_made_is_one_line(script, sysfs, argv, error):
-    for number, each in enumerate(TWO, 1):
-        connect(sysfs, number, *each)
-    check = script("dht_read", *argv, prefix=IIO)
-    assert check.wait() == 1
-    assert check.err == f"dht_read.py: error: {error}\n"
-
-
-def test_dht_read_reads_once(script, sysfs):
-    device = connect(sysfs, 1, "dht11@b", 11, 743, -37)
-    once = script("dht_read", prefix=IIO)  # in its own time: it confirms the reading 2 s later
-    assert once.wait() == 0
-    assert once.out == "74.3,-3.7\n"
-    (device / "in_temp_input").write_text("99900\n")
-    failing = script("dht_read", prefix=IIO, timers=QUICK)
-    assert failing.wait() == 1
-    assert failing.out == ""
-    for line in (
-        "try 1: 99.9 °C is out of range (-40 to 80 °C)",
-        "try 3: 99.9 °C is out of range (-40 to 80 °C)",
-        "no reading: 99.9 °C is out of range (-40 to 80 °C)",
-        "damaged answers: the pull-up (4.7 to 10 kΩ",
-    ):
-        assert f"\n{line}" in failing.err
 
 
 MACHINES = {  # sys_platform, platform_machine: is Adafruit_DHT installed there?
