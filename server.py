@@ -114,8 +114,7 @@ class Server:
                     continue
                 self.inbox.expect_named(batch)
                 if self.senders.take(named, client, at, monotonic, refusal):
-                    read_at = int(1000 * (at - named.age)) / 1000  # many share the text of that
-                    rows.append((read_at, client, named.name, reading, str(named.n)))
+                    rows.append((at - named.age, client, named.name, reading, str(named.n)))
                 questions.append((named, peer, asked(told)))
             except ValueError as error:
                 self.refused[str(error)] += 1

@@ -19,10 +19,12 @@ Told = Sequence[tuple[int, int, bytes]]  # level, type and value, as `recvmsg` r
 
 CAN_TELL = sys.platform in ("linux", "darwin")
 IS_MAC = sys.platform == "darwin"
-# The option, the type of what it brings, and its form: seconds, and fractions of so many seconds.
+# The option, the type of what it brings, its form (seconds and fractions), fractions a millisecond.
 # Linux: SO_TIMESTAMPNS_NEW (5.1), the same on 32 and 64 bits. macOS: SO_TIMESTAMP, SCM_TIMESTAMP.
 TIMESTAMP_OPTION, TIMESTAMP = (0x0400, 0x02) if IS_MAC else (64, 64)
-TIMESTAMP_FORM, FRACTION = (struct.Struct("qi"), 1e-6) if IS_MAC else (struct.Struct("qq"), 1e-9)
+TIMESTAMP_FORM, MILLISECOND = (
+    (struct.Struct("qi"), 1000) if IS_MAC else (struct.Struct("qq"), 1_000_000)
+)
 IP_PKTINFO = 26 if IS_MAC else 8  # <netinet/in.h>; Python has no name for it before 3.14
 IPV6_RECVPKTINFO = getattr(socket, "IPV6_RECVPKTINFO", 49)
 IPV6_PKTINFO = getattr(socket, "IPV6_PKTINFO", 50)
@@ -47,12 +49,13 @@ def ask_kernel(sock: socket.socket, every_interface: bool) -> None:
 def arrival(told: Told, now: float) -> float:
     """Return when a datagram arrived (seconds since 1970), `now` if that is not told.
 
-    It is never later than now: the clock may have been set back meanwhile.
+    To the millisecond, as it is logged: many share its text. It is never later than now: the clock
+    may have been set back meanwhile.
     """
     for level, kind, value in told:
         if kind == TIMESTAMP and level == socket.SOL_SOCKET:
             seconds, fraction = TIMESTAMP_FORM.unpack_from(value)
-            at: float = seconds + fraction * FRACTION
+            at: float = seconds + fraction // MILLISECOND / 1000
             return min(now, at)
     return now
 
