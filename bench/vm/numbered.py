@@ -1,11 +1,11 @@
 """client.py with a sensor whose readings are all different, and a note of each that is read.
 
-    NOTES=FILE BASE=-40 FIRST=0 LONG=1000 numbered.py SERVER --driver simulated ...
+    NOTES=FILE BASE=-40 FIRST=0 [LONG=40] numbered.py SERVER --driver simulated ...
 
 A note is a line in FILE, the time and the reading, written before the client has the reading. FILE
 may be a serial line that leads out of a virtual machine: then the note is out before it goes on.
 Reading k is k % 1000 / 10 for the humidity and BASE + k // 1000 / 10 for the temperature; the first
-one is FIRST. The spool is rewritten when it is longer than LONG lines.
+one is FIRST. With LONG, the spool is rewritten when it is longer than that many lines.
 """
 
 import os
@@ -35,6 +35,7 @@ def open_numbered(model, pin):
     return drivers.Driver("simulated", "its readings are numbered", read, 1, 0.0, made_up=True)
 
 
-spool.LONG = int(os.environ.get("LONG", spool.LONG))
+if "LONG" in os.environ:
+    spool.LONG_FILE = int(os.environ["LONG"])
 drivers.DRIVERS["simulated"] = open_numbered
 sys.exit(client.main())

@@ -21,7 +21,7 @@ cp "tree/boot/vmlinuz-$version" kernel
 
 # Our module, and Debian's dht11, as it is.
 mkdir -p tree/usr/src/dht_line
-cp "$here"/{dht_line.c,Makefile} tree/usr/src/dht_line
+cp -u "$here"/{dht_line.c,Makefile} tree/usr/src/dht_line
 chroot tree make -C "$modules/build" M=/usr/src/dht_line
 
 # The initrd is all there is: Python, the modules, and this project.

@@ -91,7 +91,8 @@ def poll():
         words = ["/usr/bin/python3", "/client.py", "127.0.0.1", "--port", PORT, "--driver", "iio"]
         words += ["--pin", str(pin), "--name", f"GPIO{pin}", "--spool", f"/tmp/{pin}.spool"]
         words += ["--interval", str(INTERVAL), "--count", str(POLLS), "--quiet"]
-        clients.append(subprocess.Popen(words))
+        with open(f"/tmp/said.{pin}", "w") as said:
+            clients.append(subprocess.Popen(words, stderr=said))
     time.sleep(INTERVAL * POLLS / 2)
     bind("unbind", "dht11@b")
     bind("unbind", "dht11@4")
@@ -100,8 +101,10 @@ def poll():
     bind("bind", "dht11@b")
     print("unbound, and bound the other way round:")
     show_devices()
-    for client in clients:
-        print("client ended:", client.wait())
+    for pin, client in zip(PINS, clients):
+        print(f"client of GPIO{pin} ended: {client.wait()}")
+        with open(f"/tmp/said.{pin}") as said:
+            print("    " + said.read().strip().replace("\n", "\n    "))
     server.terminate()
     server.wait()
 
