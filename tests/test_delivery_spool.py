@@ -39,7 +39,7 @@ def test_without_the_option_the_reason_is_that_its_folder_cannot_be_made(client,
         env={"HOME": str(tmp_path / "disk"), "XDG_STATE_HOME": ""},
         prefix=disk("ro").inside,
     )
-    path = r"\S+/disk/.local/state/dht22/kitchen.spool"
+    path = r".+/disk/.local/state/dht22/kitchen.spool"
     started.says(rf"^cannot write the spool {path} \(Read-only file system\): readings wait in ")
     assert started.stop() == 0
 
