@@ -36,6 +36,8 @@ class Parser(argparse.ArgumentParser):
             formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100),
         )
         self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # it may know no °
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if file:  # Python 3.9 fails where stdout or stderr was closed before the start
@@ -79,8 +81,6 @@ def print_all(parser: Parser, text: str, what: str) -> None:
     A reader who has seen enough (`| head`) is no failure.
     """
     try:
-        if isinstance(sys.stdout, TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # it may know no °
         print(text, flush=True)
     except OSError as error:
         if isinstance(sys.stdout, TextIOWrapper):  # else Python tries once more as it exits

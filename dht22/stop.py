@@ -1,18 +1,22 @@
-"""Ctrl+C and SIGTERM, which may interrupt a script only where nothing is left half done."""
+"""What stops a script; it may interrupt one only where nothing is left half done."""
 
 from __future__ import annotations
 
 import signal
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGHUP"):  # not on Windows; sent when a terminal is closed, an SSH line lost
+    SIGNALS.append(signal.SIGHUP)
+
 
 class Stop:
-    """Notes that Ctrl+C or SIGTERM came; interrupts at once only what runs in `interruptible`."""
+    """Notes that one of SIGNALS came; interrupts at once only what runs in `interruptible`."""
 
     def __init__(self) -> None:
         self.asked = False
         self.may_interrupt = False
-        for number in signal.SIGINT, signal.SIGTERM:
-            if signal.getsignal(number) != signal.SIG_IGN:  # as for a script in the background
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # as in the background, or by nohup
                 signal.signal(number, self.ask)
 
     def ask(self, *_: object) -> None:

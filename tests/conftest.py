@@ -18,6 +18,8 @@ os.environ["PATH"] += os.pathsep + os.pathsep.join(["/usr/local/sbin", "/usr/sbi
 
 # What a script starts with & ignores SIGINT, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):  # so with nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # How long an example takes is the machine's affair.
 settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])

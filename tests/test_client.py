@@ -286,7 +286,7 @@ def test_a_usage_error_without_a_stderr_has_its_exit_code(tmp_path):
     assert subprocess.run(command, check=False).returncode == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_goes_on_until_stopped_and_prints_what_it_sends(client, number):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("127.0.0.1", 0))

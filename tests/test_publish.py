@@ -412,7 +412,7 @@ def test_state_on_a_full_disk(publish, broker, subscriber, log, disk):
 
 
 @pytest.mark.parametrize("scheme", ["mqtt", "mqtts"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopped_while_the_broker_does_not_answer(publish, log, scheme, number):
     append(log, row(0))
     with socket.create_server(("127.0.0.1", 0)) as silent:

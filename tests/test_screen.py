@@ -82,6 +82,13 @@ def test_the_encoding_of_the_terminal_is_kept(script, tmp_path, setup):
     assert "José \\u03a9.csv\n".encode("cp1252") in said and b"0 readings logged\n" in said
 
 
+@pytest.mark.parametrize("name", ["client", "dht_read", "publish", "report", "server"])
+def test_help_where_stdout_knows_no_degrees(script, name):
+    running = script(name, "--help", env={"PYTHONIOENCODING": "ascii"})
+    assert running.wait() == 0, running.err
+    assert f"usage: {name}.py" in running.out
+
+
 @pytest.fixture
 def editor(tmp_path):
     """Start scripts in the shell of an editor; its stdout is a pipe."""

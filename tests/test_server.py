@@ -50,7 +50,7 @@ def test_count_is_exact_when_more_arrive(server, tmp_path):
     assert len(lines(tmp_path / "datalog.txt")) == 7
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stops_with_whole_lines_and_appends_when_started_again(server, tmp_path, number):
     for readings in 1, 2:
         running = server()
