@@ -269,7 +269,7 @@ def cannot_start(error: ImportError) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Publish until told to stop; return 0."""
+    """Publish until told to stop; return 0, or 1 if the broker refuses to let --once in."""
     parser = get_parser()
     options = parser.parse_args(argv)
     check_options(parser, options)
@@ -292,19 +292,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             follower = open_follower(parser, options, bookmark, position)
     except KeyboardInterrupt:
         return 0
-    name = options.id or default_id(options.log)
     prefix = options.url[0].prefix
-    status = f"{prefix}/status/{name}"
-    publisher = Publisher(
-        follower,
-        bookmark,
-        BrokerLink(brokers, name, status, stop),
-        Display(prefix, status, options.discovery),
-        prefix,
-    )
+    status = f"{prefix}/status/{options.id or default_id(options.log)}"
+    birth = f"{options.discovery}/status" if options.discovery else None  # Home Assistant's
+    link = BrokerLink(brokers, status, birth, stop)
+    display = Display(prefix, status, options.discovery)
+    publisher = Publisher(follower, bookmark, link, display, prefix)
     publisher.run(stop, options.once)
     publisher.finish()
-    return 0
+    return 1 if options.once and link.is_refused() else 0
 
 
 if __name__ == "__main__":

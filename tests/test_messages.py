@@ -106,6 +106,76 @@ def test_state_is_shown_again_on_each_connection(display, clock):
     assert states(display) == {}, "it is too old by now"
 
 
+def test_state_is_shown_for_three_intervals(display, clock):
+    """A sensor of one reading in 30 minutes, when Home Assistant was started again."""
+    for age in 5400, 3600, 1800:
+        display.hear(parse_row(row(clock.now - age)))
+    while display.is_due():
+        states(display)
+    clock.now += 3500
+    display.begin()
+    assert states(display) == {"dht22/state/kitchen": 50.0}
+    clock.now += 200
+    display.begin()
+    assert states(display) == {}
+
+
+def test_stranger_is_announced_after_his_third_reading(display, clock):
+    for number, expected in enumerate([0, 0, 2]):
+        display.hear(parse_row(row(clock.now + number, name="")))
+        messages = [*display.due()]
+        assert sum(message.retain for message in messages) == expected
+        assert "/state/" in messages[-1].topic, "who asks for its state gets it"
+
+
+def announced(display):
+    return {sensor.name for sensor in display.announced.values()}
+
+
+def test_announced_sensors_are_bounded(display, clock, monkeypatch, capfd):
+    monkeypatch.setattr(messages, "ANNOUNCED", 3)
+
+    def hear(name, client="10.0.0.1", times=1):
+        for _ in range(times):
+            display.hear(parse_row(row(clock.now, name).replace(b"192.168.1.7", client.encode())))
+        return [*display.due()]
+
+    for k in range(9):
+        hear("", f"10.0.0.{k}", 3)
+    assert announced(display) == {"10.0.0.0", "10.0.0.1", "10.0.0.2"}, "the others wait"
+    sent = hear("kitchen")
+    assert announced(display) == {"10.0.0.1", "10.0.0.2", "kitchen"}, "a name comes first"
+    gone = f"homeassistant/sensor/dht22_{level('10.0.0.0')}"
+    assert [message for message in sent if not message.payload] == [
+        messages.Message(f"{gone}/humidity/config", "", True),
+        messages.Message(f"{gone}/temperature/config", "", True),
+    ]
+    hear("attic")
+    hear("hall")
+    hear("cellar")
+    assert announced(display) == {"kitchen", "attic", "hall"}, "none of these has expired"
+    clock.now += 1000
+    hear("kitchen")
+    hear("cellar")
+    assert announced(display) == {"kitchen", "hall", "cellar"}, "the longest unheard gives way"
+    hear("", "10.0.0.9", 3)
+    assert announced(display) == {"kitchen", "hall", "cellar"}, "none takes a name's place"
+    said = capfd.readouterr().err
+    assert said == "3 sensors are announced, and no more: not 10.0.0.3\n"
+
+
+def test_senders_that_are_remembered_are_bounded(display, clock, monkeypatch):
+    monkeypatch.setattr(messages, "REMEMBERED", 50)
+    for k in range(200):
+        display.hear(
+            parse_row(
+                row(clock.now).replace(b"192.168.1.7,kitchen", b"10.0.0.%d," % k)[:-17] + b"\n"
+            )
+        )
+    assert len([*display.sensors()]) == 50
+    assert len(states(display)) == 50
+
+
 def configs(display):
     return {
         message.topic: json.loads(message.payload) for message in display.due() if message.retain

@@ -169,6 +169,74 @@ def test_broker_of_mqtt_311(publish, broker, subscriber, log):
     assert "cannot connect" not in running.err
 
 
+def test_home_assistant_that_has_started_is_told_again(publish, broker, subscriber, log):
+    heard = subscriber(broker)
+    append(log, row(now(-1)))
+    running = publish(broker.url, "--all")
+    heard.wait_for("/state/", 1)
+    assert len(heard.wait_for("homeassistant/sensor/", 2)) == 2
+    sent = len(heard.payloads("/state/"))
+    tell = ["mosquitto_pub", "-p", str(broker.port), "-t", "homeassistant/status", "-m"]
+    subprocess.run([*tell, "offline"], check=True)
+    subprocess.run([*tell, "online"], check=True)
+    heard.wait_for("homeassistant/sensor/", 4)
+    heard.wait_for("/state/", sent + 1)
+    assert running.stop() == 0
+    assert heard.payloads("/reading/") == [heard.payloads("/state/")[0]], "once, as before"
+
+
+def test_after_a_restart_the_sensors_are_known_from_the_log(publish, broker, subscriber, log):
+    heard = subscriber(broker)
+    append(log, *(row(now(60 * k)) for k in (-120, -90, -60, -30)))
+    running = publish(broker.url)
+    config = heard.wait_for("homeassistant/sensor/", 2)[0]
+    assert config["expire_after"] == 5400
+    assert heard.wait_for("/state/", 1)[0]["name"] == "kitchen"
+    assert running.stop() == 0
+    assert heard.payloads("/reading/") == []
+
+
+def test_sensors_that_are_announced_are_bounded(publish, mosquitto, subscriber, log):
+    """Somebody sends from many addresses; what is announced for him goes again."""
+    broker = mosquitto(*PATIENT)
+    heard = subscriber(broker, topic="homeassistant/#")
+    append(
+        log, *(row(now(k), name="").replace(".1.7,", f".{k % 250}.{k // 250},") for k in range(900))
+    )
+    running = publish(broker.url, "--all", timers={**FAST, "publish.messages.ANNOUNCED": 5})
+    append(log, *(row(now(k % 3), name="").replace(".1.7,", f".9.{k // 3},") for k in range(60)))
+    running.says("^5 sensors are announced, and no more: not ")
+    append(log, *(row(now(), name=name) for name in ("kitchen", "attic")))
+    heard.wait_for("dht22_attic", 2)
+    assert running.stop() == 0
+    there = {}
+    for topic, payload in heard.messages():
+        there[topic] = payload
+    assert sum(payload != "" for payload in there.values()) == 2 * 5
+
+
+def test_keepalive_that_the_broker_asks_for(publish, log):
+    """paho-mqtt 2.1.0 does not keep to it by itself."""
+    append(log, row(0))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+        running = publish(f"mqtt://127.0.0.1:{listener.getsockname()[1]}")
+        sent = b""
+        while b"\xc0\x00" not in sent:  # PINGREQ, within 20 s; ours would come after 30 s
+            broker, _ = listener.accept()
+            with broker:
+                broker.settimeout(20)
+                broker.recv(4096)
+                broker.sendall(b"\x20\x06\x00\x00\x03\x13\x00\x01")  # CONNACK: 1 s
+                sent = b""
+                while some := broker.recv(4096):
+                    sent += some
+                    if b"\xc0\x00" in sent:
+                        break
+    running.process.kill()
+    assert "lost" not in running.err and "cannot" not in running.err
+
+
 def test_the_next_broker_of_a_list(publish, mosquitto, subscriber, log):
     brokers = [mosquitto(*KEEPING), mosquitto()]
     heard = [subscriber(each) for each in brokers]
@@ -204,6 +272,9 @@ def test_password(publish, mosquitto, subscriber, log, tmp_path):
     told = r"^cannot connect to .* \(Not authorized\); check the user in the URL, the password"
     for running in wrong, none:
         running.says(told)
+    once = publish(url, "--all", "--once", "--state", "c", "--password-file", "password1")
+    assert once.wait() == 1, "it would be refused for ever"
+    assert re.search(told, once.err, re.MULTILINE)
     assert heard.rows() == []
     running = publish(url, "--all", "--once", "--password-file", "password0", "--id", "a")
     again = publish(url, "--all", "--once", "--state", "b", env={"MQTT_PASSWORD": "s:e cret"})

@@ -107,6 +107,17 @@ def halves(file: BufferedIOBase) -> list[Place]:
     return places
 
 
+def rows_before(path: Path, end: int, size: int) -> Iterator[bytes]:
+    """Yield the rows in a file up to an offset, the last `size` bytes of them; raise OSError."""
+    with open(path, "rb") as file:
+        start = max(0, end - size)
+        file.seek(start)
+        block = file.read(end - start)
+    for line in block.splitlines(keepends=True)[start > 0 :]:
+        if is_whole_row(line):
+            yield bare(line)
+
+
 def holds(file: BufferedIOBase, row: bytes) -> bool:
     """Tell whether a row is in a file."""
     return any(bare(line) == row for line in lines(file))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from paho.mqtt.client import Client
+from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -28,15 +28,22 @@ STEADY_AFTER = 60.0  # seconds, a connection
 FAREWELL_WITHIN = 5.0  # seconds
 V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 CLOSED = "closed by the other side"
+OTHER_KEEPALIVE = "the broker asks for another keepalive"
 NO_V5 = CLOSED, "Unsupported protocol version"  # how brokers of MQTT 3.1.1 refuse MQTT 5
-REMEDIES = {  # by a part of the reason why there is no connection
+WHO_WE_ARE = "user name", "authorized", "Banned", "authentication", "identifier"  # in reasons
+PLAIN_OR_TLS = "is the URL's mqtt or mqtts the right one, and its port?"
+REMEDIES = {  # by a part of the reason why there is no connection; the first counts
     "user name": "check the user in the URL and the password",
     "authorized": "check the user in the URL, the password, and what that user may do",
+    "expired": "has the broker a newer certificate, and is the clock of this computer right?",
+    "not yet valid": "is the clock of this computer right?",
     "CERTIFICATE_VERIFY_FAILED": "is --cafile the broker's CA, and is the host named as there?",
     "certificate required": "give a client certificate as --cert and --key",
     "Connection refused": "does a broker run there?",
     "not known": "is the name right?",
-    CLOSED: "is the URL's mqtt or mqtts the right one, and its port?",
+    CLOSED: PLAIN_OR_TLS,
+    "WRONG_VERSION": PLAIN_OR_TLS,
+    "EOF": PLAIN_OR_TLS,
 }
 RESTARTED = "was it restarted, or has another client the same id? give each publisher its own --id"
 
@@ -57,8 +64,19 @@ class Broker(NamedTuple):
 class Connection:
     """A connection to a broker, and what is under way on it."""
 
-    def __init__(self, broker: Broker, protocol: MQTTProtocolVersion, name: str, will: Message):
+    def __init__(
+        self,
+        broker: Broker,
+        protocol: MQTTProtocolVersion,
+        name: str,
+        will: Message,
+        keepalive: int,
+        birth: str | None,
+    ) -> None:
         """Connect; raise OSError, or ValueError for a host that none can have."""
+        self.birth = birth
+        self.births = 0  # of Home Assistant, since they were asked for
+        self.keepalive = keepalive
         self.window = 0  # messages that may be under way: none until the broker has answered
         self.sent: dict[int, str] = {}  # their topics, by message id
         self.answers: list[tuple[int, str, str]] = []  # message id, topic, why it was refused
@@ -67,6 +85,8 @@ class Connection:
         self.client = client = Client(CallbackAPIVersion.VERSION2, name, protocol=protocol)
         client.on_connect = self.on_connect
         client.on_publish = self.on_publish
+        client.on_subscribe = self.on_subscribe
+        client.on_message = self.on_message
         client.on_disconnect = self.on_disconnect
         client.on_log = self.on_log
         client.max_inflight_messages_set(0)  # the window is ours
@@ -75,7 +95,7 @@ class Connection:
             client.username_pw_set(broker.user, broker.password)
         if broker.tls:
             client.tls_set_context(broker.tls)
-        client.connect(broker.host, broker.port, KEEPALIVE)
+        client.connect(broker.host, broker.port, keepalive)
 
     def serve(self, seconds: float) -> None:
         """Send and receive; wait for that, `seconds` at most."""
@@ -106,16 +126,31 @@ class Connection:
     def on_connect(
         self, _: Client, __: object, ___: object, reason: ReasonCode, properties: Any
     ) -> None:
+        self.keepalive = min(self.keepalive, getattr(properties, "ServerKeepAlive", KEEPALIVE))
         if reason.is_failure:
             self.ended = str(reason)
+        elif self.keepalive < self.client.keepalive:  # paho-mqtt 2.1 goes on as before
+            self.ended = OTHER_KEEPALIVE
         else:
             self.window = min(UNDER_WAY, getattr(properties, "ReceiveMaximum", UNDER_WAY))
+            if self.birth:
+                self.client.subscribe(self.birth, 1)
         self.client.on_log = None  # it costs time
 
     def on_publish(self, _: Client, __: object, mid: int, reason: ReasonCode, ___: object) -> None:
         self.heard = time.monotonic()
         refusal = str(reason) if reason.is_failure else ""
         self.answers.append((mid, self.sent.pop(mid, ""), refusal))
+
+    def on_subscribe(
+        self, _: Client, __: object, ___: int, reasons: list[ReasonCode], ____: object
+    ) -> None:
+        for reason in reasons:
+            if reason.is_failure and self.birth:
+                self.answers.append((0, self.birth, str(reason)))
+
+    def on_message(self, _: Client, __: object, message: MQTTMessage) -> None:
+        self.births += message.payload == b"online"
 
     def on_disconnect(
         self, _: Client, __: object, flags: Any, reason: ReasonCode, ___: object
@@ -131,10 +166,15 @@ class Connection:
 class BrokerLink:
     """A connection to one of the brokers, made again when it is lost; changes are reported."""
 
-    def __init__(self, brokers: Sequence[Broker], name: str, status: str, stop: Stop) -> None:
+    def __init__(
+        self, brokers: Sequence[Broker], status: str, birth: str | None, stop: Stop
+    ) -> None:
         self.brokers = list(brokers)  # the first is the one to try
-        self.name = name  # of the client; a broker has one of each name
-        self.status = status  # the topic for `online` and `offline`
+        self.status = status  # the topic for our `online` and `offline`
+        self.name = status.rpartition("/")[2]  # of the client; a broker has one of each name
+        self.birth = birth  # that for Home Assistant's
+        self.keepalive = KEEPALIVE
+        self.refusals = 0  # one after the other, of who we are
         self.stop = stop
         self.protocol = V5
         self.connection: Connection | None = None
@@ -161,7 +201,9 @@ class BrokerLink:
     def connect(self) -> None:
         will = Message(self.status, "offline", retain=True)
         try:
-            self.connection = Connection(self.brokers[0], self.protocol, self.name, will)
+            self.connection = Connection(
+                self.brokers[0], self.protocol, self.name, will, self.keepalive, self.birth
+            )
         except (OSError, ValueError) as error:
             self.lose(getattr(error, "strerror", None) or str(error))
 
@@ -172,15 +214,21 @@ class BrokerLink:
             if self.protocol is V311:
                 say("by MQTT 3.1.1 a broker does not tell what it denies: check what arrives there")
         self.connections += 1
+        self.refusals = 0
         connection.publish(Message(self.status, "online", retain=True))
 
     def lose(self, reason: str) -> None:
         """Report why there is no connection, and turn to the next broker."""
         connected = self.connection is not None and self.connection.window > 0
+        if self.connection and reason == OTHER_KEEPALIVE:
+            self.keepalive = self.connection.keepalive
+            self.drop(0.0)
+            return
         if not connected and self.protocol is V5 and reason in NO_V5:
             self.protocol = V311
             self.drop(0.0)
             return
+        self.refusals = self.refusals + 1 if any(part in reason for part in WHO_WE_ARE) else 0
         if not connected:
             what = "cannot connect to"
             remedies = [REMEDIES[part] for part in REMEDIES if part in reason]
@@ -212,6 +260,17 @@ class BrokerLink:
             self.connection.drop()
         self.connection = None
         self.due = time.monotonic() + pause
+
+    def is_refused(self) -> bool:
+        """Tell whether each broker has refused who we are, the last time that it was tried."""
+        return self.refusals >= len(self.brokers)
+
+    def home_assistant_has_started(self) -> bool:
+        """Tell whether it has told so since this was asked before."""
+        if not self.connection or not self.connection.births:
+            return False
+        self.connection.births = 0
+        return True
 
     def room(self) -> int:
         """Return how many messages may be sent now."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import suppress
 
 from dht22.console import Once, counted, say
 from dht22.log.follow import Follower
 from dht22.log.formats import LoggedReading, parse_row
-from dht22.log.position import Position
+from dht22.log.position import Position, rows_before
+from dht22.log.rotated import PACKED
 from dht22.publish.bookmark import Bookmark
 from dht22.publish.broker import BrokerLink
 from dht22.publish.messages import Display, Message, level, payload
@@ -18,6 +20,7 @@ LOOK_EVERY = 0.2  # seconds, at the log
 SAVE_EVERY = 1.0  # seconds, the position
 SAVE_AFTER = 800  # acknowledged readings, if that is earlier
 SHOW_EVERY = 1.0  # seconds, at most one state of a sensor
+RECENT = 1 << 22  # bytes of a log, read at the start: some 60,000 rows tell which sensors there are
 
 
 class Publisher:
@@ -53,15 +56,34 @@ class Publisher:
         self.not_rows = Once()
 
     def run(self, stop: Stop, once: bool) -> None:
-        """Publish until told to stop, or once to the end of the log."""
-        while not stop.asked and not (once and self.is_done()):
+        """Publish until told to stop, or once: to the end of the log, or until it is refused."""
+        self.recall()
+        while not stop.asked and not (once and (self.is_done() or self.link.is_refused())):
             self.link.serve(LOOK_EVERY)
+            if self.link.home_assistant_has_started():
+                self.display.begin()
             if self.link.connections > self.connections:
                 self.begin()
             self.settle()
             self.show()
             self.send()
             self.save()
+
+    def recall(self) -> None:
+        """Learn from the log which sensors there are, and how often they are read.
+
+        A packed file is left out: it would have to be unpacked as a whole.
+        """
+        position = self.follower.position
+        with suppress(OSError):  # it may be rotated just now
+            files = self.follower.files()
+            for first in (*position.finished[-1:], position.file):
+                plain = [path for path in files.get(first, []) if path.suffix not in PACKED]
+                for path in plain[-1:]:
+                    end = position.offset if first == position.file else path.stat().st_size
+                    for row in rows_before(path, end, RECENT):
+                        with suppress(ValueError):
+                            self.display.hear(parse_row(row))
 
     def is_done(self) -> bool:
         waits = self.read or self.under_way or self.messages or self.display.is_due()
@@ -99,8 +121,9 @@ class Publisher:
         """Report, once, which kind of message the broker refuses."""
         root = topic.split("/")[0]
         waits = "; readings wait in the log" if is_reading else ""
-        line = f"refused {topic} ({refusal}){waits}; may the user publish to {root}/#?"
-        self.refused.say((root, is_reading), line)
+        right = f"publish to {root}/#" if topic != self.link.birth else f"subscribe to {topic}"
+        line = f"refused {topic} ({refusal}){waits}; may the user {right}?"
+        self.refused.say((right, is_reading), line)
 
     def show(self) -> None:
         """Have the states of the sensors and their discovery published before more readings."""
