@@ -17,19 +17,21 @@ Each reading goes to dht22/reading/SENSOR: the sensor's name, or the address of 
     "n":1795255202123456,"humidity":74.3,"temperature":25.7}
 
 For displays the latest one goes to dht22/state/SENSOR too, once a second at most, and never when it
-is older than 10 minutes. Home Assistant finds each sensor by itself. dht22/status/ID, retained, is
-online or offline. Dots and colons in SENSOR become dashes, and then a suffix keeps it unique.
+is older than three intervals of its sensor, and than 10 minutes. Home Assistant finds each sensor
+by itself. dht22/status/ID, retained, is online or offline. Dots and colons in SENSOR become dashes,
+and then a suffix keeps it unique.
 
-Nothing is lost, whatever is killed, rotated, packed or away: a reading is done once the broker has
-acknowledged it, and how far that is stands in datalog.publish beside the log. After a kill or a
-lost connection some readings are published again, with the same name and n.
+Nothing is lost, whatever is killed, rotated, packed, edited or away: a reading is done once the
+broker has acknowledged it, and the position in the log is recorded in datalog.publish beside it.
+After a kill or a lost connection some readings are published again, with the same name and n.
 
 Several URLs are the brokers of one cluster: after each failure the next one is tried. The password
 comes from --password-file or MQTT_PASSWORD.
 
-Needs paho-mqtt 2: sudo apt install python3-paho-mqtt (from Debian 13 on), or `uv run publish.py`
-or `pipx run ./publish.py`, which bring it along.
-Exit code: 0 = stopped by Ctrl+C or SIGTERM, or --once done, 1 = could not start, 2 = usage.
+Needs paho-mqtt 2: sudo apt install python3-paho-mqtt (from Debian 13 on), or
+python3 -m venv .venv && .venv/bin/pip install paho-mqtt && .venv/bin/python3 publish.py ...
+Exit code: 0 = stopped by Ctrl+C or SIGTERM, or --once done, 1 = could not start, or the broker
+refuses to let --once in, 2 = usage.
 """
 
 from __future__ import annotations
@@ -137,7 +139,7 @@ def get_parser() -> Parser:
         "--state",
         type=Path,
         metavar="FILE",
-        help="where it notes how far it is (default: the log's name with .publish for .csv)",
+        help="where it records its position (default: the log's name with .publish for .csv)",
     )
     parser.add_argument(
         "--id",
@@ -204,13 +206,18 @@ def read_password(parser: Parser, path: str | None) -> str | None:
 
 def open_tls(parser: Parser, options: Namespace) -> ssl.SSLContext:
     """Return what TLS is to check and show; end the script if a file is not usable."""
+    files = [each for each in (options.cafile, options.cert, options.key) if each]
     try:
+        for path in files:
+            with open(path, "rb"):
+                pass  # the errors below do not tell which file it is
         context = ssl.create_default_context(cafile=options.cafile)
         if options.cert:
             context.load_cert_chain(options.cert, options.key, password="")
+    except ssl.SSLError as error:
+        parser.fail(f"cannot use {' or '.join(files)} ({error}); they have to be in PEM")
     except OSError as error:
-        files = " or ".join(filter(None, [options.cafile, options.cert, options.key]))
-        parser.fail(f"cannot use {files} ({error}); they have to be readable, in PEM")
+        parser.fail(f"cannot read {error.filename} ({error.strerror}); give another file")
     return context
 
 

@@ -62,7 +62,8 @@ than 5 of its intervals, and than a minute), outside --temperature -30..-15 or -
 ahead of the clock. Each sensor heard in the last 30 days is shown; --since changes that.
 
 Needs pandas, and for a picture matplotlib: sudo apt install python3-pandas python3-matplotlib, or
-`uv run report.py` or `pipx run ./report.py`, which bring them along; --last needs neither.
+python3 -m venv .venv && .venv/bin/pip install pandas matplotlib && .venv/bin/python3 report.py ...
+--last needs neither.
 Exit code: 0 = done, 1 = no reading, no pandas, no window or a --last that is wrong, 2 = usage.
 """
 

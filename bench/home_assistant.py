@@ -7,8 +7,9 @@
     ...
 
 It shows: the sensors appear by themselves, with value and unit; a backlog is not shown as now; they
-are there after a restart of Home Assistant too; unavailable while the publisher is gone, and when
-a sensor is silent (for 20 s here instead of 10 minutes).
+are there at once after a restart of Home Assistant too, also the cellar, of one reading in 30
+minutes; unavailable while the publisher is gone, and when a sensor is silent (for 20 s here instead
+of 10 minutes).
 
 Needs mosquitto, paho-mqtt 2, and Home Assistant in an environment of its own, with Python 3.11:
 
@@ -173,8 +174,14 @@ def publisher(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def states(kitchen: tuple[str, str], attic: tuple[str, str]) -> dict[str, str]:
+def states(
+    kitchen: tuple[str, str],
+    attic: tuple[str, str],
+    cellar: tuple[str, str] = ("80.0", "12.0"),
+) -> dict[str, str]:
     return {
+        "sensor.cellar_humidity": f"{cellar[0]} %",
+        "sensor.cellar_temperature": f"{cellar[1]} °C",
         "sensor.kitchen_humidity": f"{kitchen[0]} %",
         "sensor.kitchen_temperature": f"{kitchen[1]} °C",
         "sensor.attic_humidity": f"{attic[0]} %",
@@ -187,6 +194,8 @@ def run(home: HomeAssistant, folder: Path, port: int) -> None:
     gone = ("unavailable", "unavailable")
     path = folder / "datalog.csv"
     path.write_text(HEADER)
+    for age in 3900, 2100, 300:
+        log(path, "cellar", "80.0,12.0", age)
     with home.running(), publisher(folder, port):
         log(path, "kitchen", "74.3,25.7")
         log(path, "attic", "40.0,-1.5", age=3600)
@@ -199,12 +208,19 @@ def run(home: HomeAssistant, folder: Path, port: int) -> None:
         time.sleep(SILENT / 2)
         log(path, "kitchen", "73.9,25.5")
         show(home, "the attic has been silent", states(("73.9", "25.5"), gone))
-    with publisher(folder, port) as process, home.running():
-        log(path, "attic", "42.0,0.0")
-        log(path, "kitchen", "73.8,25.4")
-        show(home, "Home Assistant restarted", states(("73.8", "25.4"), ("42.0", "0.0")))
+    with publisher(folder, port) as process:
+        with home.running():
+            log(path, "attic", "42.0,0.0")
+            log(path, "kitchen", "73.8,25.4")
+            show(home, "both restarted", states(("73.8", "25.4"), ("42.0", "0.0")))
+        with home.running():
+            # Nothing is logged meanwhile: the cellar's state is sent again, the others' are old.
+            show(home, "Home Assistant restarted", states(gone, gone))
+            log(path, "kitchen", "73.7,25.3")
+            show(home, "the kitchen logged again", states(("73.7", "25.3"), gone))
         process.kill()
-        show(home, "the publisher killed", states(gone, gone))
+    with home.running():
+        show(home, "the publisher killed", states(gone, gone, gone))
 
 
 def main(argv: list[str]) -> int:

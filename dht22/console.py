@@ -71,8 +71,9 @@ def run_script(main: Callable[[], int]) -> None:
 def how_to_install(debian: str, pypi: str, script: str) -> str:
     """Return the ways to packages that a script needs: by their names in Debian and in PyPI."""
     if sys.platform == "linux":
-        return f"sudo apt install {debian}, or uv run {script}, or pipx run ./{script}"
-    return f"{PYTHON} -m pip install {pypi}, or uv run {script}"
+        venv = f"python3 -m venv .venv && .venv/bin/pip install {pypi}"
+        return f"sudo apt install {debian}, or {venv} && .venv/bin/python3 {script}"
+    return f"{PYTHON} -m pip install {pypi}"
 
 
 def print_all(parser: Parser, text: str, what: str) -> None:

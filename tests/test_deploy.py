@@ -32,10 +32,13 @@ def systemd_analyze(*argv):
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_units_are_valid(unit):
+def test_units_are_valid(unit, tmp_path):
+    """But for the virtual environment of publish.py, which is not here."""
     if not os.path.exists("/usr/bin/python3"):
         missing("/usr/bin/python3")
-    done = systemd_analyze("verify", str(ROOT / "deploy" / unit))
+    text = (ROOT / "deploy" / unit).read_text()
+    (tmp_path / unit).write_text(text.replace("/opt/dht22/.venv/bin/", "/usr/bin/"))
+    done = systemd_analyze("verify", str(tmp_path / unit))
     assert done.returncode == 0 and unit.split("@")[0] not in done.stdout, done.stdout
 
 

@@ -371,7 +371,9 @@ def test_tls(publish, mosquitto, subscriber, log, certificates):
             "--cafile",
             "ca.pem",
         ): "equired.*; give a client certificate",
-        (f"mqtts://localhost:{broker.port}",): "^cannot connect to .*; it keeps trying",
+        (
+            f"mqtts://localhost:{broker.port}",
+        ): "^cannot connect to .*; is the URL's mqtt or mqtts the right",
         (f"mqtt://localhost:{ports[0]}",): "^cannot connect to .*closed by the other side",
     }
     started = [
@@ -452,13 +454,24 @@ def test_first_start_that_is_killed_is_one_again(publish, log):
     assert running.stop() == 0
 
 
-def test_state_in_no_folder(publish):
-    running = publish("mqtt://127.0.0.1", "--state", "none/a")
+@pytest.mark.parametrize(
+    "argv, error",
+    [
+        (
+            ["--state", "none/a"],
+            "cannot use none/a (No such file or directory); give another file as --state",
+        ),
+        (["--state", "pipe"], "cannot use pipe (not a regular file); give another file as --state"),
+        (["--state", "a.csv"], "cannot use a.csv (Is a directory); give another file as --state"),
+        (["--log", "a.csv"], "cannot read a.csv (Is a directory); give another file as --log"),
+    ],
+)
+def test_state_or_log_that_is_no_file(publish, tmp_path, argv, error):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "a.csv").mkdir()
+    running = publish("mqtt://127.0.0.1", *argv)
     assert running.wait() == 1
-    assert running.err == (
-        "publish.py: error: cannot use none/a (No such file or directory); "
-        "give another file as --state\n"
-    )
+    assert running.err == f"publish.py: error: {error}\n"
 
 
 def test_state_on_a_full_disk(publish, broker, subscriber, log, disk):
@@ -577,7 +590,7 @@ def test_usage(argv, reason, capsys):
             ["mqtt://me@a", "--password-file", "open"],
             "cannot read the password in open (others can",
         ),
-        (["mqtts://a", "--cafile", "none"], "cannot use none ("),
+        (["mqtts://a", "--cafile", "none"], "cannot read none (No such file or directory); give"),
         (["mqtts://a", "--cafile", "open"], "cannot use open ("),
         (["mqtts://a", "--cert", "open"], "cannot use open ("),
     ],

@@ -254,7 +254,8 @@ def test_errors_are_one_line(tmp_path, run, arguments, code, error):
 
 INSTALL = (
     "; sudo apt install python3-pandas python3-matplotlib, "
-    "or uv run report.py, or pipx run ./report.py\n"
+    "or python3 -m venv .venv && .venv/bin/pip install pandas matplotlib "
+    "&& .venv/bin/python3 report.py\n"
 )
 
 

@@ -35,10 +35,11 @@ class Bookmark:
         """Open the file and lock it; create it if it is missing."""
         while True:
             was_there = self.path.exists()
-            file = open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")  # noqa: SIM115
-            found = os.fstat(file.fileno())
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
+            file = open(fd, "r+b")  # noqa: SIM115
             lock(file)
             if was_moved(str(self.path), file):
                 file.close()  # another publisher has just replaced it

@@ -42,6 +42,7 @@ REMEDIES = {  # by a part of the reason why there is no connection; the first co
     "Connection refused": "does a broker run there?",
     "not known": "is the name right?",
     CLOSED: PLAIN_OR_TLS,
+    "Connection reset": PLAIN_OR_TLS,
     "WRONG_VERSION": PLAIN_OR_TLS,
     "EOF": PLAIN_OR_TLS,
 }
