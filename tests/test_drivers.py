@@ -253,7 +253,7 @@ def test_circuitpython_has_one_object_and_leaves_it(circuitpython, monkeypatch):
 
 @pytest.mark.parametrize("driver", ["auto", "iio", "adafruit", "circuitpython", "simulated"])
 def test_no_driver_reads_a_model_that_it_does_not_know(devices, adafruit, circuitpython, driver):
-    with pytest.raises(UnknownModel, match="reads no BME280$"):
+    with pytest.raises(UnknownModel, match="does not read a BME280$"):
         open_driver(driver, "BME280", 11)
 
 

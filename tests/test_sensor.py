@@ -109,11 +109,11 @@ def test_a_clone_that_counts_in_two_s_complement_is_read_in_frost(clock, read, m
 @pytest.mark.parametrize(
     "model, values, why",
     [
-        ("DHT11", (2.0, 0.0), "2.0 % and 0.0 °C: a DHT22 that is read as a DHT11? Leave --sensor"),
-        ("DHT11", (3.9, 21.0), "a DHT22 that is read as a DHT11?"),
+        ("DHT11", (2.0, 0.0), "2.0 % and 0.0 °C look like a DHT22 read as a DHT11; leave out"),
+        ("DHT11", (3.9, 21.0), "look like a DHT22 read as a DHT11; "),
         ("DHT11", (4.0, 21.0), None),
-        ("DHT22", (1024.0, 563.2), "1024.0 % and 563.2 °C: a DHT11 that is read as a DHT22? Use"),
-        ("AM2302", (128.1, 20.0), "a DHT11 that is read as a DHT22? Use --sensor DHT11"),
+        ("DHT22", (1024.0, 563.2), "1024.0 % and 563.2 °C look like a DHT11 read as a DHT22; try"),
+        ("AM2302", (128.1, 20.0), "look like a DHT11 read as a DHT22; try --sensor DHT11"),
         ("DHT22", (100.1, 20.0), "100.1 % is out of range (0 to 100 %)"),
         ("DHT22", (50.0, 80.1), "80.1 °C is out of range (-40 to 80 °C)"),
         ("DHT22", (2.0, 0.0), None),

@@ -246,7 +246,7 @@ def check_model(driver: str, model: str) -> None:
     """Raise UnknownModel unless `model` is one of MODELS."""
     if model not in MODELS:
         raise UnknownModel(
-            f"driver {driver} reads no {model}", f"--sensor is one of {', '.join(MODELS)}"
+            f"driver {driver} does not read a {model}", f"--sensor is one of {', '.join(MODELS)}"
         )
 
 

@@ -193,9 +193,9 @@ def check(values: Values, driver: Driver) -> None:
     """Raise ValueError if the sensor cannot have measured these values."""
     shown = " and ".join(f"{value:.1f} {unit}" for value, unit in zip(values, UNITS))
     if driver.model == "DHT11" and values[0] < DHT11_LEAST:
-        raise ValueError(f"{shown}: a DHT22 that is read as a DHT11? Leave --sensor DHT11 out")
+        raise ValueError(f"{shown} look like a DHT22 read as a DHT11; leave out --sensor DHT11")
     if driver.model in ("DHT22", "AM2302") and values[0] > DHT22_MOST:
-        raise ValueError(f"{shown}: a DHT11 that is read as a DHT22? Use --sensor DHT11")
+        raise ValueError(f"{shown} look like a DHT11 read as a DHT22; try --sensor DHT11")
     for value, (low, high), unit in zip(values, driver.ranges, UNITS):
         if not low <= value <= high:
             raise ValueError(f"{value:.1f} {unit} is out of range ({low:g} to {high:g} {unit})")
