@@ -114,6 +114,7 @@ def test_a_clone_that_counts_in_two_s_complement_is_read_in_frost(clock, read, m
         ("DHT11", (4.0, 21.0), None),
         ("DHT22", (1024.0, 563.2), "1024.0 % and 563.2 °C look like a DHT11 read as a DHT22; try"),
         ("AM2302", (128.1, 20.0), "look like a DHT11 read as a DHT22; try --sensor DHT11"),
+        ("DHT22", (3303.0, 20.0), "3303.0 % is out of range"),  # a damaged answer
         ("DHT22", (100.1, 20.0), "100.1 % is out of range (0 to 100 %)"),
         ("DHT22", (50.0, 80.1), "80.1 °C is out of range (-40 to 80 °C)"),
         ("DHT22", (2.0, 0.0), None),

@@ -30,9 +30,7 @@ STEP = 20.0, 5.0  # %, °C; a larger step from one reading to the next has to be
 WAKE = 5.0
 UNITS = "%", "°C"
 DHT11_LEAST = 4.0  # %; a DHT22 read as a DHT11 gives less: the kernel's dht11.c goes by that, too
-DHT22_MOST = (
-    128.0  # %; a DHT11 read as a DHT22 gives more: 25.6 times its value, which is 5 or more
-)
+DHT11_RAISED = 128.0, 2433.0  # %; a DHT11 read as a DHT22 gives 25.6 times its 5 to 95 %
 OFF = 5.0  # seconds without power, which revive a hung sensor
 
 TYPE_CHECKING = False
@@ -194,7 +192,7 @@ def check(values: Values, driver: Driver) -> None:
     shown = " and ".join(f"{value:.1f} {unit}" for value, unit in zip(values, UNITS))
     if driver.model == "DHT11" and values[0] < DHT11_LEAST:
         raise ValueError(f"{shown} look like a DHT22 read as a DHT11; leave out --sensor DHT11")
-    if driver.model in ("DHT22", "AM2302") and values[0] > DHT22_MOST:
+    if driver.model in ("DHT22", "AM2302") and DHT11_RAISED[0] <= values[0] <= DHT11_RAISED[1]:
         raise ValueError(f"{shown} look like a DHT11 read as a DHT22; try --sensor DHT11")
     for value, (low, high), unit in zip(values, driver.ranges, UNITS):
         if not low <= value <= high:
