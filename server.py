@@ -40,7 +40,7 @@ try:
     from dht22.log.formats import LOGS, Log, open_log
     from dht22.log.rows import PlainRows, Row, Rows
     from dht22.screen import Screen, screen_of
-    from dht22.server.arrival import Told, arrival, asked
+    from dht22.server.arrival import Told, asked
     from dht22.server.inbox import BATCH, Broken, Inbox, Peer, Received, open_inbox
     from dht22.server.recovery import is_recoverable, recover
     from dht22.server.remedies import remedy
@@ -95,17 +95,15 @@ class Server:
         All else is refused.
         """
         now, monotonic = time.time(), time.monotonic()
-        clients = [peer[0].removeprefix("::ffff:") for peer in batch.peers]  # IPv4 in IPv6
-        times = [arrival(told, now) for told in batch.told] or [now] * len(clients)
+        clients, times = batch.clients(), batch.times(now)
         readings = plain_readings(batch.datagrams) if self.senders.keys is None else None
         if readings:  # as nearly always
             return PlainRows(times, clients, readings), []
         refusal = "log failing" if self.writer.is_failing() else ""
         rows: list[Row] = []
         questions: list[Question] = []
-        for datagram, peer, client, at, told in zip(
-            batch.datagrams, batch.peers, clients, times, batch.told or repeat(())
-        ):
+        columns = zip(batch.datagrams, batch.peers, clients, times, batch.told or repeat(()))
+        for datagram, peer, client, at, told in columns:
             try:
                 reading, named = parse(datagram)
                 self.senders.authenticate(datagram, named)

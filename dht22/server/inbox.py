@@ -18,7 +18,7 @@ from dht22.console import Parser, say
 from dht22.datagram import LIMIT, PORT
 from dht22.resolve import host_port, resolve
 from dht22.server.addresses import own_addresses
-from dht22.server.arrival import ANCILLARY_SPACE, CAN_TELL, Told, ask_kernel
+from dht22.server.arrival import ANCILLARY_SPACE, CAN_TELL, Told, arrival, ask_kernel
 from dht22.stop import Stop
 
 RECEIVE_BUFFER = 4 << 20  # bytes asked of the kernel
@@ -52,6 +52,14 @@ class Received(NamedTuple):
     datagrams: Sequence[bytes]
     peers: Sequence[Peer]
     told: Sequence[Told]  # none if the kernel was not asked
+
+    def clients(self) -> list[str]:
+        """Return the address of each sender; a socket for both families shows IPv4 as IPv6."""
+        return [peer[0].removeprefix("::ffff:") for peer in self.peers]
+
+    def times(self, now: float) -> list[float]:
+        """Return when each arrived (seconds since 1970), `now` where that is not told."""
+        return [arrival(told, now) for told in self.told] or [now] * len(self.peers)
 
 
 class Broken(Exception):
