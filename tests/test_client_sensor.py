@@ -217,7 +217,7 @@ def test_rpi_lgpio_makes_its_pipe_in_a_folder_of_its_own(script, tmp_path, hung)
     pipe += "print(os.getcwd(), file=sys.stderr)\n"
     module.write_text("import sys\n" + pipe + module.read_text())
     argv = ["client", "127.0.0.1", "--driver", "simulated", "--power-pin", 4, "--count", 1]
-    clients = [script(*argv, path=[hung]) for _ in range(2)]
+    clients = [script(*argv, timers=SCALED, path=[hung]) for _ in range(2)]
     assert [client.wait() for client in clients] == [0, 0]
     folders = {client.err.splitlines()[0] for client in clients}
     assert len(folders) == 2 and not any(map(os.path.exists, folders))
