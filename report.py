@@ -5,22 +5,7 @@
 # ///
 """Look at logs: the figures of each sensor, and a picture.
 
-    $ python3 report.py --every 1d --plot report.png
-    attic
-        readings: 1,365
-                            min   mean    max    std
-        humidity (%)      43.30  53.30  58.80   5.45
-        temperature (°C)   6.90  17.02  23.20   3.51
-        dew point (°C)    -0.62   7.33  10.38   1.70
-        suspicious: 1
-        from 2026-11-21T00:00:20.002Z to 2026-11-21T23:59:20.021Z, usually every 60.0 s
-        gaps: 1, readings missing: 75
-        from 2026-11-21T03:09:20.007Z to 2026-11-21T04:25:20.063Z: 1:16:00, 75 missing
-
-                                        humidity (%)        temperature (°C)    dew point (°C)
-        from        readings  arrived   min   mean   max     min   mean   max     min   mean   max
-        2026-11-21     1,365   94.7 %  43.3  53.30  58.8    6.9  17.02  23.2   -0.6   7.33  10.4
-
+    $ python3 report.py --name kitchen --every 1d --plot report.png
     kitchen
         readings: 1,365
                             min   mean    max    std
@@ -29,12 +14,12 @@
         dew point (°C)     8.48  10.08  20.29   1.71
         suspicious: 1
         from 2026-11-21T00:00:00.008Z to 2026-11-21T23:59:00.002Z, usually every 60.0 s
-        gaps: 1, readings missing: 75
+        gaps: 1, readings missing: 75, arrived: 94.7 %
         from 2026-11-21T03:09:00.073Z to 2026-11-21T04:25:00.067Z: 1:16:00, 75 missing
 
                                         humidity (%)        temperature (°C)    dew point (°C)
         from        readings  arrived   min   mean   max     min   mean   max     min   mean   max
-        2026-11-21     1,365   94.7 %  46.1  49.67  94.0   20.2  21.05  22.9    8.5  10.08  20.3
+        2026-11-21     1,365   94.7 %  46.1  49.67  94.0    20.2  21.05  22.9     8.5  10.08  20.3
 
     $ python3 report.py --last
     attic    2026-11-21T23:59:20.021Z   57.9,14.1   0:00:40 ago, usually every 60.0 s
@@ -86,14 +71,15 @@ from typing import TYPE_CHECKING
 
 try:
     from dht22.console import Parser, Progress, how_to_install, print_all, run_script, say
-    from dht22.report.figures import examine, spans, summary
+    from dht22.report.figures import examine, summary
     from dht22.report.latest import is_bad, latest, limits
-    from dht22.report.lines import Chosen, LogFile, Unreadable, in_order, log_at
+    from dht22.report.lines import Chosen, LogFile, Unreadable, log_at
     from dht22.report.live import NoWindow, watch
-    from dht22.report.picture import draw
-    from dht22.report.tables import read, with_rotated
-    from dht22.report.texts import figures_text, latest_text
-    from dht22.report.times import UTC, Zone, in_utc, now, span, stamp, time
+    from dht22.report.picture import LINES, draw, period, sketch
+    from dht22.report.spans import as_dicts, spans
+    from dht22.report.tables import each_sensor, read, with_rotated
+    from dht22.report.texts import figures_text, latest_text, spans_text
+    from dht22.report.times import UTC, in_utc, now, span, stamp, time
 except (ImportError, SyntaxError) as error:
     sys.exit(
         f"report.py: error: cannot start ({error}); is the folder dht22 whole?"
@@ -101,6 +87,7 @@ except (ImportError, SyntaxError) as error:
     )
 
 if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
+    from matplotlib.figure import Figure
     from pandas import DataFrame
 
 LAST_DAYS = 30  # a sensor that --last has not heard for longer was taken down
@@ -283,22 +270,42 @@ def report(options: Namespace, parser: Parser) -> str:
     """Return the report as text; draw the picture if there is to be one."""
     progress = progress_on_a_terminal()
     rows, doubled, skipped = read(options.log, progress, options.chosen)
-    tables = {}
-    for name, table in rows.groupby("sensor", observed=True):
+    parts = dict(each_sensor(rows))
+    options.chosen.missing(parts)
+    end = end_of(options, rows)
+    sensors, texts, sketches = {}, [], {}
+    for name, part in parts.items():
         progress(f"examining {name}")
-        tables[name] = examine(table)
-    tables = {name: tables[name] for name in sorted(tables, key=in_order)}
-    options.chosen.missing(tables)
+        readings = examine(part)
+        sensors[name] = summary(readings, options.zone, end)
+        texts.append(figures_text(name, sensors[name]))
+        if options.every:
+            found = spans(readings, options.every, options.zone)
+            if options.json:
+                sensors[name]["spans"] = as_dicts(found)
+            else:
+                texts[-1] += f"\n\n{spans_text(found)}"
+        if options.plot:
+            sketches[name] = sketch(readings, period(rows), as_map=len(parts) > LINES)
     if options.plot:
         progress(f"drawing {options.plot}")
-        plot(options.plot, tables, options.zone, parser)
-    sensors = {name: summary(table, options.zone) for name, table in tables.items()}
-    if options.every:
-        for name, table in tables.items():
-            sensors[name]["spans"] = spans(table, options.every, options.zone)
+        plot(options.plot, draw(sketches, period(rows), options.zone), parser)
     if options.json:
         return json.dumps({"sensors": sensors, "doubled": doubled, "skipped": skipped}, indent=2)
-    return "\n\n".join(figures_text(name, sensor) for name, sensor in sensors.items())
+    return "\n\n".join(texts)
+
+
+def end_of(options: Namespace, rows: DataFrame) -> datetime | None:
+    """Return until when a sensor might have been heard; None if the log has no times.
+
+    The server still writes to a log that was not rotated, for all that its name tells.
+    """
+    if rows.time.isna().any():
+        return None
+    if any(not log.packing and log.path.name == log.name for log in options.log):
+        return min(options.chosen.until or now(), now())
+    last: datetime = rows.time.max().to_pydatetime()
+    return last
 
 
 def progress_on_a_terminal() -> Callable[[str], None]:
@@ -306,9 +313,8 @@ def progress_on_a_terminal() -> Callable[[str], None]:
     return Progress().show if sys.stderr and sys.stderr.isatty() else lambda line: None
 
 
-def plot(path: Path, tables: dict[str, DataFrame], zone: Zone, parser: Parser) -> None:
-    """Draw the picture."""
-    figure = draw(tables, zone)
+def plot(path: Path, figure: Figure, parser: Parser) -> None:
+    """Write the picture."""
     try:
         figure.savefig(path, bbox_inches="tight")
     except OSError as error:

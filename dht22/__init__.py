@@ -54,6 +54,7 @@ report/:
     report/tables   logs as tables
     report/latest   the latest reading of each sensor, and what is wrong with it; without pandas
     report/figures  what there is to say of the readings
+    report/spans    the figures of each hour or day
     report/texts    what report.py prints
     report/picture  the plot
     report/live     a window with the last minutes

@@ -8,7 +8,7 @@ from datetime import timezone
 
 import pytest
 
-pytest.importorskip("pandas")
+pandas = pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
 
 import matplotlib.backends.backend_agg  # noqa: E402
@@ -22,7 +22,15 @@ from support.made import MINUTE, row, write, write_day  # noqa: E402
 
 def examine(log):
     table = tables.read([lines.log_at(log)], lambda text: None)[0]
-    return {name: figures.examine(rows) for name, rows in table.groupby("sensor", observed=True)}
+    return {name: figures.examine(rows) for name, rows in tables.each_sensor(table)}
+
+
+def draw(sensors, zone=timezone.utc):
+    """Return the figure of examined readings by sensor."""
+    shown = picture.period(pandas.concat(sensors.values()))
+    as_map = len(sensors) > picture.LINES
+    sketches = {name: picture.sketch(rows, shown, as_map) for name, rows in sensors.items()}
+    return picture.draw(sketches, shown, zone)
 
 
 def drawn(figure):
@@ -40,7 +48,7 @@ def test_lines_gaps_and_marks(tmp_path):
     minutes = [minute for minute in range(300) if not (100 <= minute < 110 or 200 <= minute < 250)]
     values = [80.0 if minute == 50 else 40.0 + minute % 3 for minute in minutes]
     rows = (row(minute * MINUTE, value) for minute, value in zip(minutes, values))
-    figure = picture.draw(examine(write(tmp_path / "datalog.csv", *rows)))
+    figure = draw(examine(write(tmp_path / "datalog.csv", *rows)))
     assert [axis.get_ylabel() for axis in figure.axes] == ["humidity (%)", "temperature (°C)"]
     assert legend(figure) == ["kitchen", "suspicious"]
     line, lone, marks = figure.axes[0].lines[:3]
@@ -56,7 +64,7 @@ def test_lines_gaps_and_marks(tmp_path):
 def test_a_reading_between_two_gaps_is_drawn(tmp_path):
     minutes = [0, 1, 2, 3, 50, 98, 99]
     log = write(tmp_path / "datalog.csv", *(row(minute * MINUTE, minute) for minute in minutes))
-    lone = picture.draw(examine(log)).axes[0].lines[1]
+    lone = draw(examine(log)).axes[0].lines[1]
     assert (list(lone.get_ydata()), lone.get_marker()) == ([50], ".")
 
 
@@ -67,7 +75,7 @@ def test_names_stay_as_they_are(tmp_path, name):
     )
     sensors = examine(log)
     assert set(sensors) == {name, "192.168.1.7"}
-    assert set(legend(picture.draw(sensors))) == {name, "192.168.1.7"}
+    assert set(legend(draw(sensors))) == {name, "192.168.1.7"}
 
 
 @pytest.mark.parametrize(
@@ -76,9 +84,11 @@ def test_names_stay_as_they_are(tmp_path, name):
 )
 def test_the_legend_covers_no_data(tmp_path, width, sensors, length):
     (table,) = examine(write(tmp_path / "datalog.csv", row(0), row(MINUTE))).values()
-    tables = {f"{k:x}".rjust(length, "s"): table for k in range(sensors)}
+    tables = [f"{k:x}".rjust(length, "s") for k in range(sensors)]
+    shown = picture.period(table)
+    sketches = dict.fromkeys(tables, picture.sketch(table, shown, False))
     figure = matplotlib.figure.Figure(figsize=(width, 0.6 * width))
-    picture.fill(figure, tables, timezone.utc, picture.period(tables))
+    picture.fill(figure, sketches, timezone.utc, shown)
     canvas = drawn(figure)
     box = figure.legends[0].get_window_extent(canvas.get_renderer())
     assert box.y0 > figure.axes[0].get_window_extent(canvas.get_renderer()).y1
@@ -152,28 +162,30 @@ def test_a_map_of_60_sensors(tmp_path):
         for k in range(60)
         if not (k == 7 and 100 <= minute < 150)
     ]
-    figure = picture.draw(examine(write(tmp_path / "datalog.csv", *rows)))
+    figure = draw(examine(write(tmp_path / "datalog.csv", *rows)))
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert labels == [f"s{k:02}" for k in range(60)]
     humidity, temperature = (
-        axis.collections[0].get_array().reshape(60, picture.CELLS) for axis in figure.axes[:2]
+        axis.collections[0].get_array().reshape(120, picture.CELLS) for axis in figure.axes[:2]
     )
     empty = numpy.ma.getmaskarray(numpy.ma.masked_invalid(humidity))
     # A gap of 51 intervals in 199, of which the line lasts 2.5
-    assert empty[7].mean() == pytest.approx(48.5 / 199, abs=0.02)
-    assert not numpy.delete(empty, 7, axis=0).any()
-    assert humidity[30].max() == 43.0, "what is suspicious has a mark instead"
+    assert empty[14].mean() == pytest.approx(48.5 / 199, abs=0.02)
+    assert not numpy.delete(empty, [14, 15], axis=0).any()
+    assert humidity[60].max() == 99.0, "what is suspicious is shown, with a mark"
     assert [len(line.get_xdata()) for line in figure.axes[0].lines[60:62]] == [1, 1]
-    assert float(humidity[59].min()) == 45.9 and float(temperature.max()) == 20.0
+    assert float(humidity[119].min()) == 45.9 and float(temperature.max()) == 20.0
 
 
 @pytest.mark.parametrize("size", [(14, 11.7), (10, 6)])  # a picture, and the window of --live
 def test_the_words_of_a_map_have_room(tmp_path, size):
     rows = [row(second * 1000) for second in range(0, 600, 20)]
     (table,) = examine(write(tmp_path / "datalog.csv", *rows)).values()
-    tables = {f"room-{k:02}  50.0 %  -20.0 °C": table for k in range(60)}
+    shown = picture.period(table)
+    names = [f"room-{k:02}  50.0 %  -20.0 °C" for k in range(60)]
     figure = matplotlib.figure.Figure(figsize=size)
-    picture.fill(figure, tables, timezone.utc, picture.period(tables))
+    sketches = dict.fromkeys(names, picture.sketch(table, shown, True))
+    picture.fill(figure, sketches, timezone.utc, shown)
     renderer = drawn(figure).get_renderer()
     names = [text.get_window_extent(renderer) for text in figure.axes[0].get_yticklabels()]
     assert min(name.x0 for name in names) >= 0
@@ -183,10 +195,21 @@ def test_the_words_of_a_map_have_room(tmp_path, size):
         assert len(times) > 1 and all(one.x1 < next.x0 for one, next in zip(times, times[1:]))
 
 
+def test_a_cell_shows_its_highest_and_its_lowest_reading(tmp_path):
+    rows = [row(second * 1000, 50 + second % 7, round(second / 1000, 1)) for second in range(8001)]
+    rows[-1] = row(8_000_000, 50, 7.9)
+    (table,) = examine(write(tmp_path / "datalog.csv", *rows)).values()
+    high, low = picture.sketch(table, picture.period(table), True).cells["humidity"]
+    assert set(high) == {56.0} and set(low) == {50.0}
+    high, low = picture.sketch(table, picture.period(table), True).cells["temperature"]
+    assert high.tolist() == [round((second + 19) / 1000, 1) for second in range(0, 8000, 20)]
+    assert low.tolist() == [*(round(second / 1000, 1) for second in range(0, 7980, 20)), 7.9]
+
+
 def test_a_map_has_a_last_row(tmp_path, monkeypatch):
     monkeypatch.setattr(picture, "ROWS", 20)
     (table,) = examine(write(tmp_path / "datalog.csv", row(0), row(MINUTE))).values()
-    figure = picture.draw({f"s{k}": table for k in range(21)})
+    figure = draw({f"s{k}": table for k in range(21)})
     assert len(figure.axes[0].get_yticklabels()) == 20
     assert figure._suptitle.get_text() == "the first 20 of 21 sensors"
 
@@ -213,7 +236,7 @@ def test_the_time_axis(tmp_path, zone, local, start, end, label, ticks):
     zone(local)
     rows = [row(int(minute * MINUTE)) for minute in numpy.linspace(start, end, 200)]
     sensors = examine(write(tmp_path / "datalog.csv", *rows))
-    figure = picture.draw(sensors, timezone.utc if local == "UTC" else None)
+    figure = draw(sensors, timezone.utc if local == "UTC" else None)
     drawn(figure)
     axis = figure.axes[-1]
     assert axis.get_xlabel() == f"time ({label}"
@@ -227,7 +250,7 @@ def test_the_time_axis(tmp_path, zone, local, start, end, label, ticks):
 @pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
 def test_the_file(tmp_path, ending):
     path = tmp_path / f"report{ending}"
-    picture.draw(examine(write_day(tmp_path / "datalog.csv"))).savefig(path, bbox_inches="tight")
+    draw(examine(write_day(tmp_path / "datalog.csv"))).savefig(path, bbox_inches="tight")
     held = path.read_bytes()
     assert len(held) < 300_000
     if ending == ".png":

@@ -53,14 +53,15 @@ def start(*arguments, folder, **options):
 # The manual
 
 
-def test_the_session_in_the_manual_is_real(tmp_path, run):
+def test_the_session_in_the_manual_is_real(tmp_path, run, monkeypatch):
     write_day(tmp_path / "datalog.csv")
-    done = run("--every", "1d", "--plot", "report.png")
+    monkeypatch.setattr(report, "now", lambda: datetime(2026, 11, 22))
+    done = run("--name", "kitchen", "--every", "1d", "--plot", "report.png")
     options = report.get_options(report.get_parser(), ["--last"])
     latest, code = report.last(options, datetime(2026, 11, 22))
     assert (done.returncode, done.stderr, code) == (0, "", 0)
     session = [
-        "$ python3 report.py --every 1d --plot report.png",
+        "$ python3 report.py --name kitchen --every 1d --plot report.png",
         *done.stdout.splitlines(),
         "",
         "$ python3 report.py --last",
@@ -79,11 +80,12 @@ def test_help_is_the_manual(run):
 # Options
 
 
-def test_the_report(tmp_path, run):
+def test_the_report(tmp_path, run, monkeypatch):
     minutes = [minute for minute in range(60) if not 20 < minute < 40]
     rows = [row(minute * MINUTE, 50 + minute % 3) for minute in minutes]
     mean, std = (figure([50 + minute % 3 for minute in minutes]) for figure in (fmean, stdev))
     write(tmp_path / "datalog.csv", *rows, "no row\n", rows[-1])
+    monkeypatch.setattr(report, "now", lambda: datetime(2026, 11, 21, 5))
     done = run()
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
@@ -95,7 +97,8 @@ def test_the_report(tmp_path, run):
         done.stdout.splitlines()[5],
         "    suspicious: 0",
         "    from 2026-11-21T00:00:00.000Z to 2026-11-21T00:59:00.000Z, usually every 60.0 s",
-        "    gaps: 1, readings missing: 19",
+        "    gaps: 1, readings missing: 19, arrived: 68.3 %",
+        "    silent since then: 4:01:00",
         "    from 2026-11-21T00:20:00.000Z to 2026-11-21T00:40:00.000Z: 0:20:00, 19 missing",
     ]
     assert done.stderr == (
@@ -117,7 +120,7 @@ def test_every_in_the_table_and_for_a_program(tmp_path, run):
     sensors = json.loads(run("--json", "--every", "1h").stdout)["sensors"]
     lines = iter(added.stdout.splitlines())
     for sensor in sensors.values():
-        while "arrived" not in next(lines):
+        while "readings  arrived" not in next(lines):
             pass
         for span in sensor["spans"]:
             assert next(lines).split() == [

@@ -59,7 +59,7 @@ def read(*paths):
 def values(table):
     """Return the rows of a table as a list that can be compared."""
     table = table.assign(sensor=table.sensor.astype(str))
-    columns = ["time", "sensor", "humidity", "temperature", "n"]
+    columns = ["time", "sensor", "humidity", "temperature"]
     return [tuple(row) for row in table[columns].fillna(0).itertuples(index=False)]
 
 
@@ -143,7 +143,7 @@ def test_blocks_are_checked_as_strictly_as_lines(tmp_path, capfd, monkeypatch, e
     log = tmp_path / f"datalog{ending}"
     log.write_bytes(whole)
     table = read(log)[0]
-    assert list(zip(table.humidity, table.temperature)) == taken
+    assert sorted(zip(table.humidity, table.temperature)) == sorted(taken)
     assert 150 < len(taken) < 300
     capfd.readouterr()
 

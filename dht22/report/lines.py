@@ -25,7 +25,7 @@ SELECT = """
         || humidity || ',' || temperature || ',' || ifnull(n, ''), char(10), '?') || char(10)
     FROM reading WHERE rowid >= ?"""
 OLDER = "SELECT min(rowid) FROM reading WHERE rowid >= ? AND rowid < ? AND time >= ?"
-BLOCK_OF_LINES = 1 << 21  # bytes, at least
+BLOCK_OF_LINES = 3_000_000  # bytes, at least
 # Looked at before the beginning of what is wanted: two full spools. What a spool has kept is
 # delivered late, and stands behind its time.
 LATE_BYTES, LATE_ROWS = 20_000_000, 280_000

@@ -10,8 +10,8 @@ from dht22.log.follow import Follower
 from dht22.log.position import Position
 from dht22.report.figures import examine
 from dht22.report.lines import LogFile, blocks, is_row
-from dht22.report.picture import fill
-from dht22.report.tables import table, with_rotated
+from dht22.report.picture import fill, sketch
+from dht22.report.tables import by_sensor, parse_rows, with_rotated
 from dht22.report.times import UTC, Zone, now, stamp
 from dht22.stop import Stop
 
@@ -53,8 +53,12 @@ class Recent:
             new = self.follower.read()
         oldest = self.oldest()
         self.rows = {line: None for line in self.rows if line >= oldest}
-        sensors = {}
-        for name, rows in table(b"".join(self.rows), self.log).groupby("sensor", observed=True):
+        sensors: dict[str, DataFrame] = {}
+        if not self.rows:
+            return sensors
+        for name, rows in by_sensor([parse_rows(b"".join(self.rows), self.log)]).groupby(
+            "sensor", observed=True
+        ):
             humidity, temperature = rows.humidity.iloc[-1], rows.temperature.iloc[-1]
             # No marks: somebody may just breathe on the sensor
             sensors[f"{name}  {humidity} %  {temperature} °C"] = examine(rows).assign(
@@ -87,7 +91,9 @@ def watch(log: LogFile, minutes: int, zone: Zone) -> None:
         sensors, end = recent.sensors(), Timestamp(now())
         figure.clear()
         if sensors:
-            fill(figure, sensors, zone, (end - Timedelta(minutes=minutes), end))
+            shown = end - Timedelta(minutes=minutes), end
+            sketches = {name: sketch(rows, shown, False) for name, rows in sensors.items()}
+            fill(figure, sketches, zone, shown)
         else:
             text = f"{log.path}: no reading in the last {minutes} minutes"
             figure.text(0.5, 0.5, text, ha="center")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import ceil
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dht22.report.figures import ACCURACY, GAP, UNITS
 from dht22.report.times import UTC, Zone
@@ -23,8 +23,16 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 MARKERS = "os^Dv"  # for readers who cannot tell the colours apart
 LINES = 12  # sensors; more lines than these cannot be told apart
 ROWS = 300  # sensors in a map
-SUSPICIOUS = [f"suspicious_{quantity}" for quantity in ACCURACY]  # columns
+COLUMNS = 1000  # of a line that can be told apart in a picture of 12 inches
 CELLS = 400  # of a map, from left to right
+
+
+class Sketch(NamedTuple):
+    """What a picture shows of one sensor; of each quantity times and values."""
+
+    lines: dict[str, tuple[ndarray, ndarray]]  # NaN breaks them where a gap is
+    marks: dict[str, tuple[ndarray, ndarray]]  # of what is suspicious
+    cells: dict[str, list[ndarray]]  # instead of lines in a map: the highest above the lowest
 
 
 def thinned(times: ndarray, values: ndarray, gap: ndarray, width: float) -> tuple[ndarray, ndarray]:
@@ -54,34 +62,63 @@ def thinned(times: ndarray, values: ndarray, gap: ndarray, width: float) -> tupl
     return numpy.insert(times, broken, times[broken]), numpy.insert(values, broken, numpy.nan)
 
 
-def draw(sensors: dict[str, DataFrame], zone: Zone = UTC) -> Figure:
-    """Return a figure of examined readings by sensor, its times in a zone."""
+def period(readings: DataFrame) -> Period:
+    """Return the first and last time of all sensors, at least a second apart."""
+    from pandas import Timedelta
+
+    first, last = readings.time.min(), readings.time.max()
+    return first, max(last, first + Timedelta("1s"))
+
+
+def sketch(readings: DataFrame, shown: Period, as_map: bool) -> Sketch:
+    """Return what a picture of some period shows of one sensor's examined readings."""
+    times, gap = readings.time.to_numpy(), readings.gap.to_numpy()
+    width = (shown[1] - shown[0]).total_seconds() / COLUMNS
+    found = Sketch({}, {}, {})
+    for quantity in ACCURACY:
+        values = readings[quantity].to_numpy()
+        marked = readings[f"suspicious_{quantity}"].to_numpy()
+        found.marks[quantity] = times[marked], values[marked]
+        if as_map:
+            found.cells[quantity] = cells(readings, quantity, shown)
+        else:
+            found.lines[quantity] = thinned(times, values, gap, width)
+    return found
+
+
+def cells(readings: DataFrame, quantity: str, shown: Period) -> list[ndarray]:
+    """Return the highest and the lowest reading in each cell of a sensor's row, NaN where none is.
+
+    Where the cells are finer than the readings, a reading lasts until the next one.
+    """
+    width = (shown[1] - shown[0]) / CELLS
+    column = ((readings.time - shown[0]) // width).clip(upper=CELLS - 1)
+    groups = readings[quantity].groupby(column)
+    interval = readings.seconds.median()
+    reach = int(GAP * interval / width.total_seconds()) if interval > 0 else 0
+    rows = [extreme.reindex(range(CELLS)) for extreme in (groups.max(), groups.min())]
+    return [(row.ffill(limit=reach) if reach else row).to_numpy() for row in rows]
+
+
+def draw(sensors: dict[str, Sketch], shown: Period, zone: Zone = UTC) -> Figure:
+    """Return a figure of sketches by sensor, its times in a zone."""
     from matplotlib.figure import Figure  # not pyplot: no display, no state
 
     rows = min(len(sensors), ROWS)
     figure = Figure(figsize=(12, 7) if rows <= LINES else (14, 1.5 + 0.17 * rows))  # inches
-    fill(figure, sensors, zone, period(sensors))
+    fill(figure, sensors, zone, shown)
     return figure
 
 
-def fill(figure: Figure, sensors: dict[str, DataFrame], zone: Zone, shown: Period) -> None:
-    """Draw examined readings by sensor into an empty figure, for the period that is shown."""
+def fill(figure: Figure, sensors: dict[str, Sketch], zone: Zone, shown: Period) -> None:
+    """Draw sketches by sensor into an empty figure, for the period that is shown."""
     if len(sensors) <= LINES:
         draw_lines(figure, sensors, zone, shown)
     else:
         draw_map(figure, sensors, zone, shown)
 
 
-def period(sensors: dict[str, DataFrame]) -> Period:
-    """Return the first and last time of all sensors, at least a second apart."""
-    from pandas import Timedelta
-
-    first = min(readings.time.iloc[0] for readings in sensors.values())
-    last = max(readings.time.iloc[-1] for readings in sensors.values())
-    return first, max(last, first + Timedelta("1s"))
-
-
-def draw_lines(figure: Figure, sensors: dict[str, DataFrame], zone: Zone, shown: Period) -> None:
+def draw_lines(figure: Figure, sensors: dict[str, Sketch], zone: Zone, shown: Period) -> None:
     """Draw a line for each sensor, gaps left open, suspicious readings marked."""
     # A name in the legend takes so many inches, a line of it 0.22; the axes begin below it.
     width, height = figure.get_size_inches()
@@ -89,7 +126,7 @@ def draw_lines(figure: Figure, sensors: dict[str, DataFrame], zone: Zone, shown:
     lines = ceil((len(sensors) + 1) / columns)
     place = {"hspace": 0.08, "top": 0.94 - 0.22 * lines / height}
     axes = figure.subplots(len(ACCURACY), sharex=True, gridspec_kw=place)
-    for number, (name, readings) in enumerate(sensors.items()):
+    for number, (name, found) in enumerate(sensors.items()):
         look = {
             "color": COLOURS[number % len(COLOURS)],
             "marker": MARKERS[number % len(MARKERS)],
@@ -98,11 +135,11 @@ def draw_lines(figure: Figure, sensors: dict[str, DataFrame], zone: Zone, shown:
             "markersize": 8,
             "markeredgecolor": "white",
         }
-        draw_line(axes, readings, look)
+        draw_line(axes, found, look)
     for quantity, axis in zip(ACCURACY, axes):
         axis.set_ylabel(UNITS[quantity])
         axis.grid(alpha=0.3)
-    if any(readings[SUSPICIOUS].any(axis=None) for readings in sensors.values()):
+    if any(len(times) for found in sensors.values() for times, _ in found.marks.values()):
         axes[-1].plot([], [], "kx", label="suspicious")
     handles = axes[-1].get_legend_handles_labels()
     figure.legend(*handles, ncol=columns, loc="upper center", bbox_to_anchor=(0.5, 0.98))
@@ -111,39 +148,34 @@ def draw_lines(figure: Figure, sensors: dict[str, DataFrame], zone: Zone, shown:
     label_times(axes[-1], shown, zone)
 
 
-def draw_line(axes: Iterable[Axes], readings: DataFrame, look: dict[str, Any]) -> None:
+def draw_line(axes: Iterable[Axes], found: Sketch, look: dict[str, Any]) -> None:
     """Draw one sensor's humidity and temperature."""
-    from pandas import Timedelta, concat
+    import numpy
 
-    begins = readings.gap | readings.seconds.isna()
-    # A reading with a gap on both sides is not seen in a line: it gets a dot
-    lone = readings[begins & begins.shift(-1, fill_value=True)]
-    # A row without values before each gap's end breaks the line there
-    openings = readings.loc[readings.gap, ["time"]] - Timedelta("1ms")
-    line = concat([readings, openings]).sort_values("time")
-    markevery = len(line) // 12 + 1
     for quantity, axis in zip(ACCURACY, axes):
-        marked = readings[readings[f"suspicious_{quantity}"]]
-        axis.plot(line.time, line[quantity], markevery=markevery, **look)
-        axis.plot(lone.time, lone[quantity], ".", color=look["color"])
-        axis.plot(marked.time, marked[quantity], "kx")
+        times, values = found.lines[quantity]
+        # A reading with a gap on both sides is not seen in a line: it gets a dot
+        broken = numpy.isnan(numpy.concatenate([[numpy.nan], values, [numpy.nan]]))
+        lone = broken[:-2] & broken[2:]
+        axis.plot(times, values, markevery=len(times) // 12 + 1, **look)
+        axis.plot(times[lone], values[lone], ".", color=look["color"])
+        axis.plot(*found.marks[quantity], "kx")
 
 
-def draw_map(figure: Figure, sensors: dict[str, DataFrame], zone: Zone, shown: Period) -> None:
+def draw_map(figure: Figure, sensors: dict[str, Sketch], zone: Zone, shown: Period) -> None:
     """Draw a row for each sensor, its readings as colours, gaps left white."""
     from matplotlib.dates import date2num
 
-    names, tables = list(sensors)[:ROWS], list(sensors.values())[:ROWS]
+    names, found = list(sensors)[:ROWS], list(sensors.values())[:ROWS]
     width, height = figure.get_size_inches()
     place: dict[str, Any] = {"wspace": 0.03, "left": (0.3 + 0.07 * max(map(len, names))) / width}
     axes = figure.subplots(1, len(ACCURACY), sharey=True, gridspec_kw=place)
     first, last = shown
     edges = [date2num(first + (last - first) * column / CELLS) for column in range(CELLS + 1)]
+    halves = [row / 2 for row in range(2 * len(found) + 1)]
     for quantity, axis in zip(ACCURACY, axes):
-        cells = [map_row(readings, quantity, first, last) for readings in tables]
-        mesh = axis.pcolormesh(
-            edges, range(len(tables) + 1), cells, cmap="cividis", rasterized=True
-        )
+        rows = [row for each in found for row in each.cells[quantity]]
+        mesh = axis.pcolormesh(edges, halves, rows, cmap="cividis", rasterized=True)
         # Without use_gridspec=False Matplotlib 3.3 knows no location
         place = {
             "location": "top",
@@ -152,29 +184,16 @@ def draw_map(figure: Figure, sensors: dict[str, DataFrame], zone: Zone, shown: P
             "aspect": 30,
         }
         figure.colorbar(mesh, ax=axis, label=UNITS[quantity], use_gridspec=False, **place)
-        for row, readings in enumerate(tables):
-            times = readings.time[readings[f"suspicious_{quantity}"]]
+        for row, each in enumerate(found):
+            times, _ = each.marks[quantity]
             axis.plot(times, [row + 0.5] * len(times), "wx", markersize=5, markeredgewidth=2.5)
             axis.plot(times, [row + 0.5] * len(times), "kx", markersize=5)
         label_times(axis, shown, zone)
-    axes[0].set_yticks([row + 0.5 for row in range(len(tables))])
+    axes[0].set_yticks([row + 0.5 for row in range(len(found))])
     axes[0].set_yticklabels(names, fontsize=min(8, 50 * height / len(names)))  # 72 are an inch
-    axes[0].set_ylim(len(tables), 0)  # the first on top
+    axes[0].set_ylim(len(found), 0)  # the first on top
     if len(sensors) > ROWS:
         figure.suptitle(f"the first {ROWS} of {len(sensors):,} sensors")
-
-
-def map_row(readings: DataFrame, quantity: str, first: Timestamp, last: Timestamp) -> list[float]:
-    """Return the mean reading in each cell of a sensor's row; suspicious ones do not count."""
-    width = (last - first) / CELLS
-    calm = readings[~readings[f"suspicious_{quantity}"]]
-    column = ((calm.time - first) // width).clip(upper=CELLS - 1)
-    means = calm[quantity].groupby(column).mean().reindex(range(CELLS))
-    interval = readings.seconds.median()
-    reach = int(GAP * interval / width.total_seconds()) if interval > 0 else 0
-    # Where the cells are finer than the readings, a reading lasts until the next one.
-    cells: list[float] = (means.ffill(limit=reach) if reach else means).tolist()
-    return cells
 
 
 def label_times(axis: Axes, shown: Period, zone: Zone) -> None:

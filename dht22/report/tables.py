@@ -1,7 +1,7 @@
 """Logs as one table of readings: any number of files, of any age, in any order.
 
-A block of nothing but rows as the server writes them is checked with one regular expression; any
-other block is checked line by line.
+Of a block of nothing but rows as the server writes them the few shapes that they have are checked,
+then the numbers; any other block is checked line by line.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dht22.console import say
-from dht22.datagram import HUMIDITY_RANGE, TEMPERATURE_RANGE
-from dht22.log.formats import COLUMNS, CSV_HEADER, NOT_A_ROW, READING, ROW
+from dht22.datagram import HUMIDITY_RANGE, N_RANGE, TEMPERATURE_RANGE
+from dht22.log.formats import COLUMNS, CSV_HEADER, NOT_A_ROW, READING, WHOLE
 from dht22.log.rotated import LOG_NAME, rotated
 from dht22.report.lines import (
     ALL,
@@ -23,16 +23,24 @@ from dht22.report.lines import (
     Unreadable,
     blocks,
     check_line,
+    in_order,
     log_at,
     stamp_of,
 )
 
 if TYPE_CHECKING:  # imported where it is used: --help and --last do not need it
+    from numpy import ndarray
     from pandas import DataFrame, Series
 
-LINE_END = rb"\r?\n"
-ROWS = {".txt": re.compile(READING + LINE_END), ".csv": re.compile(ROW + LINE_END)}
-ROWS[".db"] = ROWS[".csv"]
+NUMBERS = "humidity", "temperature", "n"  # columns
+# A row with a 1 for each digit
+DIGITS = bytes.maketrans(b"0123456789", b"1" * 10)
+SHAPE = rb"1111-11-11T11:11:11\.111Z,%b,(?:,%b,|%b,%b,1{16})\r?" % (
+    *(WHOLE["client"], READING),
+    *(WHOLE["name"], READING),
+)
+SHAPES = {".txt": re.compile(READING + rb"\r?"), ".csv": re.compile(SHAPE)}
+SHAPES[".db"] = SHAPES[".csv"]
 SHOWN = 5  # skipped lines, of all logs together; the rest is a number
 
 
@@ -41,6 +49,16 @@ def with_rotated(log: LogFile) -> list[LogFile]:
     left = [Path(path) for path in rotated(str(log.path))]
     newest = [path for path in left if LOG_NAME.fullmatch(path.name)][-1:]
     return [log_at(path) for path in [*newest, log.path] if path.exists()]
+
+
+class Part(NamedTuple):
+    """Some readings, as columns of the same length: sensor, time, humidity, temperature, n.
+
+    The column `sensor` has numbers: the places of `names`.
+    """
+
+    names: list[str]
+    columns: dict[str, ndarray]
 
 
 class Skipped:
@@ -60,34 +78,48 @@ class Skipped:
             say(f"more lines skipped: {self.count - SHOWN:,}")
 
 
-def tables(log: LogFile, skipped: Skipped, chosen: Chosen) -> Iterator[DataFrame]:
-    """Yield the readings of a log that are wanted, a table for each block of lines."""
+def parts(log: LogFile, skipped: Skipped, chosen: Chosen) -> Iterator[Part]:
+    """Yield the readings of a log that are wanted, those of a block of lines at a time."""
     since = stamp_of(chosen.since)
     number = None if since else 1  # of a line; not known where the reading begins further back
     for block in blocks(log, since):
         rows = block[len(CSV_HEADER) :] if block.startswith(CSV_HEADER) else block
         try:
-            if ROWS[log.ending].sub(b"", rows):
+            if not have_shape(rows, log.ending):
                 raise ValueError(NOT_A_ROW)
-            readings = table(rows, log)
+            part = parse_rows(rows, log)
+            count = len(part.columns["time"]) + (rows is not block)
         except ValueError:
             rows = b"".join(rows_of(block, log, number, skipped))
-            readings = table(rows, log)
-        readings = wanted(readings, chosen)
-        if len(readings):
-            yield readings
-        number = number and number + block.count(b"\n")
+            part = parse_rows(rows, log)
+            count = block.count(b"\n")
+        number = number and number + count
+        part = wanted(part, chosen)
+        if len(part.columns["time"]):
+            yield part
 
 
-def wanted(readings: DataFrame, chosen: Chosen) -> DataFrame:
-    """Return those readings of a table that are wanted."""
+def have_shape(rows: bytes, ending: str) -> bool:
+    """Tell whether each line is a row, if its digits are right: there are few shapes to check."""
+    shapes = rows.translate(DIGITS).split(b"\n")
+    return shapes.pop() == b"" and all(map(SHAPES[ending].fullmatch, set(shapes)))
+
+
+def wanted(part: Part, chosen: Chosen) -> Part:
+    """Return those readings of a part that are wanted."""
+    import numpy
+
+    if chosen == ALL:
+        return part
+    time, sensor = part.columns["time"], part.columns["sensor"]
+    mask: ndarray = numpy.ones(len(time), bool)
     if chosen.since:
-        readings = readings[readings.time >= chosen.since]
+        mask &= time >= numpy.datetime64(chosen.since)
     if chosen.until:
-        readings = readings[readings.time < chosen.until]
+        mask &= time < numpy.datetime64(chosen.until)
     if chosen.names:
-        readings = readings[readings.sensor.isin(chosen.names)]
-    return readings
+        mask &= numpy.array([*map(chosen.has, part.names)], bool)[sensor]
+    return Part(part.names, {name: column[mask] for name, column in part.columns.items()})
 
 
 def rows_of(block: bytes, log: LogFile, number: int | None, skipped: Skipped) -> Iterator[bytes]:
@@ -102,39 +134,57 @@ def rows_of(block: bytes, log: LogFile, number: int | None, skipped: Skipped) ->
         number = number and number + 1
 
 
-def table(rows: bytes, log: LogFile) -> DataFrame:
-    """Return rows as a table; raise ValueError if there is a day or a reading that cannot be."""
-    from numpy import array
-    from pandas import Categorical, DataFrame, Series, read_csv
+def parse_rows(rows: bytes, log: LogFile) -> Part:
+    """Return rows of the right shape; raise ValueError if one is no reading of a real time."""
+    import numpy
+    from pandas import read_csv
 
-    columns = ["humidity", "temperature"] if log.ending == ".txt" else COLUMNS
+    columns = ["humidity", "temperature"] if log.ending == ".txt" else list(COLUMNS)
     fields = read_csv(
-        BytesIO(b",".join(map(str.encode, columns)) + b"\n" + rows),
-        usecols=lambda column: column != "time",
+        BytesIO(rows or b"\n"),
+        header=None,
+        names=columns,
+        usecols=[column for column in columns if column != "time"],
         keep_default_na=False,  # a sensor may be called nan
         na_values={"n": [""]},
-        dtype={"client": object, "name": object, "n": float},  # n is below 2 ** 53: exact
+        # An n is below 2 ** 53: exact
+        dtype={"client": "category", "name": "category", **dict.fromkeys(NUMBERS, float)},
+        low_memory=False,
     )
-    is_humidity = fields.humidity.between(*HUMIDITY_RANGE)
-    is_temperature = fields.temperature.between(*TEMPERATURE_RANGE)
-    if not (is_humidity & is_temperature).all():
-        raise ValueError("out of range")
+    humidity: ndarray = fields.humidity.to_numpy()
+    temperature: ndarray = fields.temperature.to_numpy()
+    right: ndarray = (HUMIDITY_RANGE[0] <= humidity) & (humidity <= HUMIDITY_RANGE[1])
+    right &= (TEMPERATURE_RANGE[0] <= temperature) & (temperature <= TEMPERATURE_RANGE[1])
     if log.ending == ".txt":
-        times = array(["NaT"], "datetime64[ns]").repeat(len(fields))
-        sensors = Series(log.name, fields.index, dtype=object)
-        fields["n"] = float("nan")
+        names = [log.name]
+        sensor: ndarray = numpy.zeros(len(fields), int)
+        time: ndarray = numpy.full(len(fields), "NaT", "datetime64[ms]")
+        n: ndarray = numpy.full(len(fields), numpy.nan)
     else:
-        times = array([line[:23] for line in rows.split(b"\n")[:-1]], "datetime64[ms]")
-        sensors = fields.name.where(fields.name != "", fields.client)
-    return DataFrame(
-        {
-            "time": times.astype("datetime64[ns]"),
-            "sensor": Categorical(sensors),
-            "humidity": fields.humidity,
-            "temperature": fields.temperature,
-            "n": fields.n,
-        }
-    )
+        time, n = beginnings(rows, 23).astype("datetime64[ms]"), fields.n.to_numpy()
+        right &= (numpy.datetime64("1900") <= time) & (time < numpy.datetime64("2100"))
+        right &= numpy.isnan(n) | (N_RANGE[0] <= n) & (n < N_RANGE[1])
+        clients, own = fields.client.cat, fields.name.cat
+        names = [*own.categories, *clients.categories]
+        is_named = numpy.array([name != "" for name in own.categories], bool)[own.codes]
+        address = clients.codes.astype(int) + len(own.categories)
+        sensor = numpy.where(is_named, own.codes, address)
+    if not right.all():
+        raise ValueError(NOT_A_ROW)
+    sensor = sensor.astype(numpy.min_scalar_type(-len(names)))  # few bytes are sorted quickly
+    values: list[ndarray] = [sensor, time.astype("datetime64[ns]"), humidity, temperature, n]
+    return Part(names, dict(zip(("sensor", "time", *NUMBERS), values)))
+
+
+def beginnings(lines: bytes, length: int) -> ndarray:
+    """Return the first bytes of each line."""
+    import numpy
+
+    block = numpy.frombuffer(lines, numpy.uint8)
+    ends: ndarray = numpy.flatnonzero(block == ord("\n"))
+    begins: ndarray = numpy.append(0, ends + 1)[: len(ends)]
+    table: ndarray = block[begins[:, None] + numpy.arange(length)]
+    return table.view(f"S{length}").ravel()
 
 
 def read(
@@ -142,66 +192,100 @@ def read(
 ) -> tuple[DataFrame, int, int]:
     """Return the readings that are wanted, how many rows stood twice, how many lines were skipped.
 
-    The logs come in any order. Raise Unreadable.
+    The logs come in any order. The readings of each sensor come one after the other, as they stand
+    in its logs, the oldest log first. Raise Unreadable.
     """
+    import numpy
+
     skipped = Skipped()
     files, count = [], 0
     for log in logs:
         found = []
-        for readings in tables(log, skipped, chosen):
-            found.append(readings)
-            count += len(readings)
+        for part in parts(log, skipped, chosen):
+            found.append(part)
+            count += len(part.columns["time"])
             progress(f"{count:,} rows read")
         if found:
-            files.append(joined(found))
+            files.append(found)
         if log.ending == ".txt":
             say(f"{log.path} has neither times nor names: statistics only")
     skipped.conclude()
     if not files:
         raise Unreadable(f"{', '.join(str(log.path) for log in logs)} ({chosen.none()})")
     # By their first time; a text log's is NaT, the smallest
-    files.sort(key=lambda readings: int(readings.time.to_numpy()[0].astype("int64")))
+    files.sort(key=lambda found: int(found[0].columns["time"][0].astype("int64")))
     if len(files) > 1:
-        for number, readings in enumerate(files):
-            readings["file"] = number
-    readings = joined(files)
+        for number, found in enumerate(files):
+            for part in found:
+                part.columns["file"] = numpy.full(len(part.columns["n"]), number)
+    readings = by_sensor([part for found in files for part in found])
     again = doubled(readings)
     if again.any():
         readings = readings[~again]
         say(f"rows that stand twice, used once: {again.sum():,}")
     warn_of_clock(readings)
+    for column in readings.columns.difference(["time", "sensor", "humidity", "temperature"]):
+        del readings[column]
     return readings, int(again.sum()), skipped.count
+
+
+def by_sensor(parts: list[Part]) -> DataFrame:
+    """Return parts as one table, sensor by sensor. The parts are emptied: memory may be small."""
+    import numpy
+    from pandas import Categorical, DataFrame
+
+    numbers: dict[str, int] = {}  # of the sensors
+    pieces = []  # of one sensor each: its number, the part, where it begins and ends in that
+    for place, part in enumerate(parts):
+        sensor = part.columns.pop("sensor")
+        order = numpy.argsort(sensor, kind="stable")
+        for name, column in part.columns.items():
+            part.columns[name] = column[order]
+        begins: ndarray = numpy.flatnonzero(numpy.diff(sensor[order], prepend=-1))
+        ends = [*begins[1:], len(sensor)]
+        for begin, end in zip(begins, ends):
+            name = part.names[sensor[order[begin]]]
+            pieces.append((numbers.setdefault(name, len(numbers)), place, begin, end))
+    pieces.sort()
+    columns = {}
+    for name in list(parts[0].columns):
+        sorted_parts = [part.columns.pop(name) for part in parts]
+        columns[name] = numpy.concatenate([sorted_parts[place][a:b] for _, place, a, b in pieces])
+    lengths = [end - begin for *_, begin, end in pieces]
+    sensor = numpy.repeat([number for number, *_ in pieces], lengths)
+    columns["sensor"] = Categorical.from_codes(sensor, list(numbers))
+    return DataFrame(columns, copy=False)
+
+
+def each_sensor(readings: DataFrame) -> Iterator[tuple[str, DataFrame]]:
+    """Yield the name of each sensor and its part of the readings, addresses first."""
+    import numpy
+
+    begins: ndarray = numpy.append(0, numpy.flatnonzero(numpy.diff(readings.sensor.cat.codes)) + 1)
+    names = readings.sensor.iloc[begins]
+    parts = dict(zip(names, zip(begins, numpy.append(begins[1:], len(readings)))))
+    for name in sorted(parts, key=in_order):
+        begin, end = parts[name]
+        yield name, readings.iloc[begin:end]
 
 
 def warn_of_clock(readings: DataFrame) -> None:
     """Report the sensors whose rows are not in the order of their times."""
-    from pandas import Timedelta
-
-    back = readings.groupby("sensor", observed=True).time.diff() < Timedelta(0)
+    time, sensor = readings.time.to_numpy(), readings.sensor.cat.codes.to_numpy()
+    back = (time[1:] < time[:-1]) & (sensor[1:] == sensor[:-1])
     if back.any():
-        names = ", ".join(readings.sensor[back].unique()[:SHOWN])
+        names = ", ".join(readings.sensor[1:][back].unique()[:SHOWN])
         say(f"a clock went backwards ({names}), sorted by time: {back.sum():,}")
-
-
-def joined(parts: Sequence[DataFrame]) -> DataFrame:
-    """Return tables as one; pandas.concat would make texts of the sensors."""
-    from numpy import concatenate
-    from pandas import DataFrame
-    from pandas.api.types import union_categoricals
-
-    if len(parts) == 1:
-        return parts[0]
-    columns = {
-        column: concatenate([part[column].to_numpy() for part in parts])
-        for column in parts[0].columns
-        if column != "sensor"
-    }
-    return DataFrame({**columns, "sensor": union_categoricals([part.sensor for part in parts])})
 
 
 def doubled(readings: DataFrame) -> Series:
     """Tell which rows stood before: a named one anywhere, a plain one in another file."""
-    again = readings.n.notna() & readings.duplicated(["sensor", "n"])
+    from pandas import Series
+
+    again = Series(False, readings.index)
+    n, sensor = readings.n.to_numpy(), readings.sensor.cat.codes.to_numpy()
+    if ((n[1:] <= n[:-1]) & (sensor[1:] == sensor[:-1])).any():  # else each n is a new one
+        again = readings.n.notna() & readings.duplicated(["sensor", "n"])
     if "file" not in readings:
         return again
     whole = ["time", "sensor", "humidity", "temperature"]

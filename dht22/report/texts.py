@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 from dht22.report.figures import UNITS
 from dht22.report.latest import Limits
 from dht22.report.lines import in_order
+from dht22.report.spans import Spans
 
 LONGEST_GAPS = 5  # listed, of each sensor
 
@@ -32,36 +34,37 @@ def figures_text(name: str, sensor: dict[str, Any]) -> str:
         )
     if sensor["first"]:
         usual = f", usually every {sensor['interval']:.1f} s" if sensor["interval"] else ""
-        missing = sum(gap["missing"] for gap in sensor["gaps"])
         lines += [
             f"suspicious: {sensor['suspicious']}",
             f"from {sensor['first']} to {sensor['last']}{usual}",
-            f"gaps: {len(sensor['gaps'])}, readings missing: {missing:,}",
+            f"gaps: {len(sensor['gaps'])}, readings missing: {sensor['missing']:,}, "
+            f"arrived: {percent(sensor['share'])}",
         ]
+        if sensor["silent"]:
+            lines.append(f"silent since then: {length(sensor['silent'])}")
     for gap in sorted(sensor["gaps"], key=lambda gap: -gap["seconds"])[:LONGEST_GAPS]:
         pause = length(gap["seconds"])
         lines.append(f"from {gap['from']} to {gap['to']}: {pause}, {gap['missing']:,} missing")
-    if "spans" in sensor:
-        lines += ["", *spans_text(sensor["spans"])]
-    return "\n    ".join(lines).replace("    \n", "\n")
+    return "\n    ".join(lines)
 
 
-def spans_text(spans: list[dict[str, Any]]) -> list[str]:
-    """Return the figures of time spans as the lines of a table."""
-    width = len(spans[0]["from"])
-    lines = [
-        " " * (width + 20) + "".join(f"  {unit:<18}" for unit in UNITS.values()),
-        f"{'from':{width}}  readings  arrived" + "   min   mean   max  " * len(UNITS),
-    ]
-    for span in spans:
-        share = span["share"]
-        # Rounded down: 100 % are all of them
-        arrived = "-" if share is None else f"{int(share * 1000) / 10:.1f} %"
-        line = f"{span['from']:{width}}  {span['readings']:>8,}  {arrived:>7}"
-        for low, mean, high in (span[quantity].values() for quantity in UNITS):
-            line += f" {number(low, 1):>5} {number(mean):>6} {number(high, 1):>5} "
-        lines.append(line)
-    return [line.rstrip() for line in lines]
+@lru_cache
+def percent(share: float | None) -> str:
+    """Return a share in percent, rounded down: 100 % are all of them."""
+    return "-" if share is None or share != share else f"{int(share * 1000) / 10:.1f} %"
+
+
+def spans_text(spans: Spans) -> str:
+    """Return the figures of time spans as a table."""
+    width = len(spans.begins[0]) + 4
+    titles = " " * (width + 20) + "".join(f"  {unit:<18}" for unit in UNITS.values())
+    columns = f"{'    from':{width}}  readings  arrived" + "   min   mean   max  " * len(UNITS)
+    # There may be a million lines, and this is the quickest way to each
+    line = "    %s  %8s  %7s " + "   ".join(["%5.1f %6.2f %5.1f"] * len(UNITS))
+    counts, percents = map("{:,}".format, spans.readings), map(percent, spans.shares)
+    lines = [line % values for values in zip(spans.begins, counts, percents, *spans.figures)]
+    table = "\n".join(lines).replace("nan", "  -")
+    return f"{titles.rstrip()}\n{columns.rstrip()}\n{table}"
 
 
 def latest_text(sensors: dict[str, dict[str, Any]], limits: Limits) -> str:

@@ -11,6 +11,7 @@ from typing import Optional
 Zone = Optional[tzinfo]
 UTC = timezone.utc
 UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}  # seconds
+LONGEST = timedelta(days=36525)  # a century: tables end in 2262
 TIME = re.compile(
     "[0-9]{4}-[0-9]{2}-[0-9]{2}"
     r"(T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{3})?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?"
@@ -31,9 +32,10 @@ def stamp(time: datetime, zone: Zone, precision: str = "milliseconds") -> str:
 def span(text: str) -> timedelta:
     """Convert `text`, such as 30s, 10min, 1h or 1d, to a time span."""
     match = re.fullmatch("([1-9][0-9]{0,4})(s|min|h|d)", text)
-    if not match:
+    length = timedelta(seconds=int(match[1]) * UNITS[match[2]]) if match else LONGEST
+    if length >= LONGEST:
         raise ArgumentTypeError(f"{text!r} is not a time span (such as 30s, 10min, 1h or 1d)")
-    return timedelta(seconds=int(match[1]) * UNITS[match[2]])
+    return length
 
 
 def time(text: str) -> datetime | timedelta:
@@ -61,3 +63,35 @@ def in_utc(time: datetime | timedelta | None, zone: Zone, now: datetime) -> date
     if time.tzinfo is None and zone:
         time = time.replace(tzinfo=zone)
     return time.astimezone(UTC).replace(tzinfo=None)
+
+
+def offset(time: datetime, zone: Zone) -> timedelta:
+    """Return what a zone's clocks are ahead of UTC at a time in UTC."""
+    return time.replace(tzinfo=UTC).astimezone(zone).utcoffset() or timedelta(0)
+
+
+def clock_changes(first: datetime, last: datetime, zone: Zone) -> list[datetime]:
+    """Return when a zone's clocks are changed between two times, all in UTC.
+
+    They are looked for day by day: no zone changes its clocks twice a day.
+    """
+    changes = []
+    time = first
+    while zone is not UTC and time < last:
+        following = min(time + timedelta(days=1), last)
+        if offset(following, zone) != offset(time, zone):
+            following = change_between(time, following, zone)
+            changes.append(following)
+        time = following
+    return changes
+
+
+def change_between(before: datetime, after: datetime, zone: Zone) -> datetime:
+    """Return the full second at which a zone's clocks are changed between two times."""
+    old = offset(before, zone)
+    before = before.replace(microsecond=0)
+    after = after.replace(microsecond=0) + timedelta(seconds=1)
+    while after - before > timedelta(seconds=1):
+        middle = before + (after - before) // timedelta(seconds=2) * timedelta(seconds=1)
+        before, after = (middle, after) if offset(middle, zone) == old else (before, middle)
+    return after
