@@ -16,11 +16,11 @@ A reading's way:
 Above:
     datagram        the form of readings and acknowledgements: written, parsed, signed, verified
     screen          stdout and stderr, which never keep a script waiting
+    stop            what stops a script: Ctrl+C, SIGTERM, a lost terminal
     console         options, one-line errors, talk
     keys            key files
     resolve         the addresses of a host
     silence         when a sensor counts as silent
-    stop            Ctrl+C and SIGTERM
 
 log/, the files that the server, report.py and publish.py share; the Pi's spool uses the first:
     log/linefile    files that whole lines are appended to: torn ends, full disks

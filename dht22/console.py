@@ -16,6 +16,7 @@ from io import TextIOWrapper
 from dht22 import VERSION
 from dht22.datagram import NAME, PORT
 from dht22.screen import screen_of
+from dht22.stop import SIGNALS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # not at run time: `typing` would cost the client on the Pi 0.7 MiB
@@ -56,16 +57,22 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_script(main: Callable[[], int]) -> None:
-    """Run a script; end with its exit code, unless that is 0, once its last lines are written."""
+    """Run a script; end with its exit code, unless that is 0, once its last lines are written.
+
+    The shell of an editor goes on after it: it keeps its process, and gets its signals back.
+    """
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers[signal.SIGINT] = signal.default_int_handler  # the script's first lines let go of it
     try:
         code = main()
-        if code:  # 0 needs no exit, which would end Thonny's shell too
+        if code:  # 0 needs no exit, which would end Thonny's process too
             sys.exit(code)
     finally:
         for stream in sys.stdout, sys.stderr:
             screen_of(stream).finish()
-        if not isinstance(sys.stdout, TextIOWrapper):  # an editor, which goes on, with its Ctrl+C
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if not isinstance(sys.stdout, TextIOWrapper):  # an editor's
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def how_to_install(debian: str, pypi: str, script: str) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
-if hasattr(signal, "SIGHUP"):  # not on Windows; sent when a terminal is closed, an SSH line lost
-    SIGNALS.append(signal.SIGHUP)
+# SIGHUP is sent when a terminal is closed or an SSH line lost, SIGBREAK by Ctrl+Break on Windows.
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+    if hasattr(signal, name)
+]
 
 
 class Stop:
