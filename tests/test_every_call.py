@@ -350,7 +350,7 @@ def test_killed_at_each_call_while_the_text_log_fails(tmp_path, step):
 # publish.py
 
 
-@pytest.mark.parametrize("step", [25, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("step", [50, pytest.param(1, marks=pytest.mark.long)])
 def test_publish_killed_at_every_call(publish, mosquitto, subscriber, log, step):
     """The next run has the rest."""
     broker = mosquitto()

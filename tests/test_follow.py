@@ -9,7 +9,7 @@ import pytest
 
 from dht22.log import follow
 from dht22.log.follow import RESTED, Follower
-from dht22.log.position import PLACES, Position
+from dht22.log.position import Position
 from dht22.log.rotated import BLOCK
 from support.made import HEADER, row
 from support.rotation import (
@@ -606,12 +606,14 @@ def test_finished_files_that_are_gone_are_forgotten(reader, monkeypatch):
     assert [line.decode() + "\n" for line in follower.position.finished] == [row(8), row(9)]
 
 
-def test_earlier_places_are_few_and_reach_far():
-    position = Position(b"a")
-    for k in range(20_000):
-        line = row(k).encode().rstrip()
-        position = Position(b"a", position.offset + len(line) + 1, line, position.places())
-        assert len(position.earlier) <= PLACES
-    back = [position.offset - place.offset for place in position.earlier]
-    assert back[0] > position.offset / 2 and back[-1] < 100
-    assert all(2 * near <= far for far, near in zip(back[:-1], back[1:]))
+def test_skipped_to_the_end_of_a_long_log_that_is_then_cut_back(reader):
+    """Not the whole log is published then, which was passed over at the first start."""
+    append(reader.log, *map(row, range(5 * LONG)))
+    reader.follower.skip()
+    assert reader.follower.position.line.decode() + "\n" == row(5 * LONG - 1)
+    reader.position = reader.follower.position
+    lines = reader.log.read_text().splitlines(keepends=True)
+    reader.log.write_text("".join(lines[:-100]))
+    append(reader.log, row(10 * LONG))
+    found = reader.rows()
+    assert found[-1] == row(10 * LONG) and len(found) < LONG
