@@ -74,10 +74,10 @@ def csv_lines(rows: Rows) -> bytes:
 def rfc3339(time: float) -> str:
     """Return `time` in UTC to the millisecond, as 2026-11-21T10:00:02.123Z."""
     microseconds = round(time * 1_000_000)
-    return f"{second(microseconds // 1_000_000)}.{microseconds // 1000 % 1000:03}Z"
+    return f"{whole_second(microseconds // 1_000_000)}.{microseconds // 1000 % 1000:03}Z"
 
 
 @lru_cache(maxsize=64)  # this takes longer than all the rest, and few seconds are under way at once
-def second(time: int) -> str:
+def whole_second(time: int) -> str:
     """Return a whole second in UTC, as 2026-11-21T10:00:02."""
     return datetime.fromtimestamp(time, timezone.utc).isoformat()[:19]

@@ -13,7 +13,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-SHOWN = 4
+MOST_TOLD = 4
 SIOCGIFCONF = 0x8912  # Linux: all IPv4 addresses, each with its interface (netdevice(7))
 INTERFACES = 256  # that there is room for
 INTERFACE_SIZE = (
@@ -33,7 +33,7 @@ def own_addresses() -> list[str]:
         found.setdefault(default, False)
     addresses = [each for each in found if not each.startswith("127.")]
     addresses.sort(key=lambda each: (not found[each], each != default))
-    return addresses[:SHOWN]
+    return addresses[:MOST_TOLD]
 
 
 def default_address() -> str:
