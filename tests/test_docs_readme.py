@@ -36,7 +36,12 @@ def test_each_can_be_pasted_whole(heading):
 
 
 def test_try_it_ends_with_readings_in_the_logs(tmp_path):
-    output = bash(block("Try it"), copied(tmp_path))
+    folder = copied(tmp_path)
+    # Until the server is there, which takes more than a second on a busy machine.
+    patient = "#!/bin/sh\nuntil [ -e datalog.csv ]; do /bin/sleep 0.1; done\n"
+    (folder / "bin" / "sleep").write_text(patient)
+    (folder / "bin" / "sleep").chmod(0o755)
+    output = bash(block("Try it"), folder)
     readings = lines(tmp_path / "datalog.txt")
     assert len(readings) == 5
     assert all(re.fullmatch(r"\d{1,3}\.\d,-?\d{1,2}\.\d", reading) for reading in readings)
