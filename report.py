@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.9"
-# dependencies = ["pandas>=1.1.5", "matplotlib>=3.3"]
+# dependencies = ["pandas>=1.1.5", "matplotlib>=3.3", "bokeh>=3.4"]
 # ///
 """Look at logs: the figures of each sensor, and a picture.
 
@@ -37,8 +37,8 @@ the 15 around it: counted, marked in the picture, never removed. std is the samp
 deviation, the dew point is that over water. Arrived is the share of the readings that the
 interval promises, between the sensor's own first and last one.
 
---live opens a window with the last 10 minutes of one .csv, drawn again twice a second: breathe on
-the sensor and see. Its button, q or Ctrl+C closes it. It needs a display and python3-tk.
+--live serves a page with the readings of one .csv, at http://127.0.0.1:10002/ until Ctrl+C: breathe
+on the sensor and see. With --host 0.0.0.0 everybody in your network can look, on a phone too.
 
 --since 7d, --since 2026-11-20 and --until 2026-11-20T08:00 choose a time, --name kitchen a sensor.
 
@@ -46,10 +46,10 @@ the sensor and see. Its button, q or Ctrl+C closes it. It needs a display and py
 than 5 of its intervals, and than a minute), outside --temperature -30..-15 or --humidity 30..70, or
 ahead of the clock. Each sensor heard in the last 30 days is shown; --since changes that.
 
-Needs pandas, and for a picture matplotlib: sudo apt install python3-pandas python3-matplotlib, or
-python3 -m venv .venv && .venv/bin/pip install pandas matplotlib && .venv/bin/python3 report.py ...
---last needs neither.
-Exit code: 0 = done, 1 = no reading, no pandas, no window or a --last that is wrong, 2 = usage.
+Needs pandas, for a picture matplotlib (sudo apt install python3-pandas python3-matplotlib), and for
+the page or an .html Bokeh: python3 -m venv .venv && .venv/bin/pip install pandas matplotlib bokeh,
+then .venv/bin/python3 report.py ... --last needs none of them.
+Exit code: 0 = done, 1 = no reading, no pandas, no page or a --last that is wrong, 2 = usage.
 """
 
 from __future__ import annotations
@@ -70,11 +70,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 try:
-    from dht22.console import Parser, Progress, how_to_install, print_all, run_script, say
+    from dht22.console import Parser, Progress, how_to_install, port, print_all, run_script, say
     from dht22.report.figures import examine, summary
     from dht22.report.latest import is_bad, latest, limits
     from dht22.report.lines import Chosen, LogFile, Unreadable, log_at
-    from dht22.report.live import NoWindow, watch
     from dht22.report.picture import LINES, draw, period, sketch
     from dht22.report.spans import as_dicts, spans
     from dht22.report.tables import each_sensor, read, with_rotated
@@ -107,18 +106,9 @@ def log(text: str) -> LogFile | str:
 
 def picture(text: str) -> Path:
     """Convert `text` to the path of a picture."""
-    if not text.endswith((".png", ".svg", ".pdf")):
-        raise ArgumentTypeError(f"{text!r} is not a picture (the ending is .png, .svg or .pdf)")
+    if not text.endswith((".png", ".svg", ".pdf", ".html")):
+        raise ArgumentTypeError(f"{text!r} is no picture (the ending is .png, .svg, .pdf or .html)")
     return Path(text)
-
-
-def minutes(text: str) -> int:
-    """Convert `text` to a number of minutes, 1 to 9999."""
-    if not re.fullmatch("[1-9][0-9]{0,3}", text):
-        raise ArgumentTypeError(
-            f"{text!r} is not a number of minutes (1 to 9999; put LOG before --live)"
-        )
-    return int(text)
 
 
 def get_parser() -> Parser:
@@ -135,21 +125,17 @@ def get_parser() -> Parser:
     add("--since", type=time, metavar="TIME", help="from this time on, or for so long (7d)")
     add("--until", type=time, metavar="TIME", help="before this time (such as 2026-11-20T08:00)")
     add("--name", action="append", default=[], metavar="SENSOR", help="of this one; repeatable")
-    add("--plot", type=picture, metavar="FILE", help="draw a picture (.png, .svg or .pdf)")
+    add("--plot", type=picture, metavar="FILE", help="draw a picture (.png, .svg, .pdf or .html)")
     add("--every", type=span, metavar="1h", help="add a line for each time span (s, min, h or d)")
     add("--local", action="store_true", help="use local times (default: UTC)")
     add("--json", action="store_true", help="print the figures for a program")
     add("--last", action="store_true", help="print the latest readings; 1 if something is wrong")
     add("--temperature", type=limits, metavar="LOW..HIGH", help="with --last: else wrong (°C)")
     add("--humidity", type=limits, metavar="LOW..HIGH", help="with --last: else wrong (%%)")
-    parser.add_argument(
-        "--live",
-        type=minutes,
-        nargs="?",
-        const=10,
-        metavar="MINUTES",
-        help="show a window with the last minutes, up to now (default: 10)",
-    )
+    add("--live", action="store_true", help="serve a page that shows readings as they arrive")
+    host, http = "127.0.0.1", 10002
+    add("--host", default=host, help=f"where to serve it; 0.0.0.0: for everybody (default: {host})")
+    add("--port", type=port, default=http, help="TCP port of the page (default: %(default)s)")
     return parser
 
 
@@ -178,7 +164,7 @@ def get_options(parser: Parser, argv: Sequence[str] | None) -> Namespace:
     if options.limits and not options.last:
         parser.error("--temperature and --humidity go with --last")
     if options.live and (options.plot or options.every or options.json or options.last):
-        parser.error("--live goes with --local alone")
+        parser.error("--live goes with none of --plot, --every, --json and --last")
     options.log = get_logs(parser, options)
     options.chosen = get_chosen(parser, options)
     return options
@@ -220,7 +206,7 @@ def get_chosen(parser: Parser, options: Namespace) -> Chosen:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the report; return 0, or 1 if something is wrong with a sensor's latest reading.
 
-    End with 1 if there is no reading, no pandas or no window, and with 2 for a wrong option.
+    End with 1 if there is no reading, no pandas or no page, and with 2 for a wrong option.
     """
     parser = get_parser()
     options = get_options(parser, argv)
@@ -229,16 +215,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on it cleans up
         try:
             if options.live:
-                watch(options.log[0], options.live, options.zone)
+                from dht22.report.serve import run  # needs Bokeh
+
+                run(options, parser, progress_on_a_terminal())
                 return 0
             text, code = last(options, now()) if options.last else (report(options, parser), 0)
         except ImportError as error:
-            how = how_to_install(
-                "python3-pandas python3-matplotlib", "pandas matplotlib", "report.py"
-            )
+            apt = "" if error.name == "bokeh" else "python3-pandas python3-matplotlib"
+            how = how_to_install(apt, "pandas matplotlib bokeh", "report.py")
             parser.fail(f"cannot start ({error}); {how}")
-        except NoWindow as error:
-            parser.fail(f"cannot open a window ({error}); --plot FILE.png draws a picture instead")
         except Unreadable as error:
             parser.fail(f"cannot read {error}; has the server logged there?")
         except OSError as error:  # a log that --live follows
@@ -285,11 +270,16 @@ def report(options: Namespace, parser: Parser) -> str:
                 sensors[name]["spans"] = as_dicts(found)
             else:
                 texts[-1] += f"\n\n{spans_text(found)}"
-        if options.plot:
+        if options.plot and options.plot.suffix != ".html":
             sketches[name] = sketch(readings, period(rows), as_map=len(parts) > LINES)
     if options.plot:
         progress(f"drawing {options.plot}")
-        plot(options.plot, draw(sketches, period(rows), options.zone), parser)
+        if options.plot.suffix == ".html":
+            from dht22.report.page import in_one_file
+
+            plot(options.plot, in_one_file(parts, options.zone, options.plot.stem), parser)
+        else:
+            plot(options.plot, draw(sketches, period(rows), options.zone), parser)
     if options.json:
         return json.dumps({"sensors": sensors, "doubled": doubled, "skipped": skipped}, indent=2)
     return "\n\n".join(texts)
@@ -313,10 +303,13 @@ def progress_on_a_terminal() -> Callable[[str], None]:
     return Progress().show if sys.stderr and sys.stderr.isatty() else lambda line: None
 
 
-def plot(path: Path, figure: Figure, parser: Parser) -> None:
-    """Write the picture."""
+def plot(path: Path, figure: Figure | str, parser: Parser) -> None:
+    """Write the picture, or the text of an .html."""
     try:
-        figure.savefig(path, bbox_inches="tight")
+        if isinstance(figure, str):
+            path.write_text(figure, encoding="utf-8")
+        else:
+            figure.savefig(path, bbox_inches="tight")
     except OSError as error:
         parser.fail(f"cannot write {path} ({error.strerror}); is the folder there, and yours?")
 

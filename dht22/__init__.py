@@ -14,6 +14,7 @@ A reading's way:
                        the broker has acknowledged it; report.py reads the same logs
 
 Above:
+    addresses       the addresses of this machine, for lines that tell what to type elsewhere
     datagram        the form of readings and acknowledgements: written, parsed, signed, verified
     screen          stdout and stderr, which never keep a script waiting
     stop            what stops a script: Ctrl+C, SIGTERM, a lost terminal
@@ -41,7 +42,6 @@ pi/, on the Pi alone:
 
 server/:
     server/arrival      what the kernel tells of a datagram: when it arrived, at which address
-    server/addresses    the addresses of this machine, for the line that tells what to type
     server/inbox        the socket: listen, receive, count what was dropped
     server/recovery     the highest n of each named sensor in the logs, for a restart
     server/writer       all logs as one; what waits for a log while it fails, as on a full disk
@@ -57,7 +57,10 @@ report/:
     report/spans    the figures of each hour or day
     report/texts    what report.py prints
     report/picture  the plot
-    report/live     a window with the last minutes
+    report/recent   the readings of the page, as they arrive
+    report/page     its plots
+    report/viewer   what one viewer sees
+    report/serve    the web server
 
 publish/:
     publish/messages    what an MQTT broker is sent, and under which topic

@@ -76,10 +76,14 @@ def run_script(main: Callable[[], int]) -> None:
 
 
 def how_to_install(debian: str, pypi: str, script: str) -> str:
-    """Return the ways to packages that a script needs: by their names in Debian and in PyPI."""
+    """Return the ways to packages that a script needs: by their names in Debian and in PyPI.
+
+    `debian` is empty if Debian does not have them.
+    """
     if sys.platform == "linux":
+        apt = f"sudo apt install {debian}, or " if debian else ""
         venv = f"python3 -m venv .venv && .venv/bin/pip install {pypi}"
-        return f"sudo apt install {debian}, or {venv} && .venv/bin/python3 {script}"
+        return f"{apt}{venv} && .venv/bin/python3 {script}"
     return f"{PYTHON} -m pip install {pypi}"
 
 

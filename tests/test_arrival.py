@@ -10,8 +10,9 @@ from datetime import datetime
 
 import pytest
 
+from dht22 import addresses
 from dht22.datagram import format_named, parse_ack
-from dht22.server import addresses, arrival
+from dht22.server import arrival
 from dht22.server.inbox import BUSY_BATCH, Inbox
 from support.tools import KITCHEN, lines, needs, needs_namespaces, send, until
 

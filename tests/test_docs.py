@@ -225,7 +225,7 @@ def test_telegraf_is_given_the_columns():
 @calls_of("report")
 def test_each_report_is_made(tmp_path, monkeypatch, capfd, arguments):
     if "--live" in arguments:
-        pytest.skip("it opens a window")
+        pytest.skip("it serves a page until Ctrl+C")
     if "--last" not in arguments:
         pytest.importorskip("pandas")
     now = time.strftime("%Y-%m-%dT%H:%M", time.gmtime())

@@ -14,10 +14,10 @@ from contextlib import suppress
 from itertools import repeat, starmap
 from typing import Any, NamedTuple
 
+from dht22.addresses import own_addresses
 from dht22.console import Parser, say
 from dht22.datagram import LIMIT, PORT
 from dht22.resolve import host_port, resolve
-from dht22.server.addresses import own_addresses
 from dht22.server.arrival import ANCILLARY_SPACE, CAN_TELL, Told, arrival, ask_kernel
 from dht22.stop import Stop
 

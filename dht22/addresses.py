@@ -1,4 +1,4 @@
-"""The addresses of this machine, for the line that tells what to type on the Pi."""
+"""The addresses of this machine, for the lines that tell what to type on a Pi or a phone."""
 
 from __future__ import annotations
 
