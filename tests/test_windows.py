@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from dht22.log.linefile import DEVICE, LONGEST_LOCKED, lock
+from dht22.log.linefile import LONGEST_LOCKED, is_device, lock
 from dht22.pi import spool
 from dht22.server.remedies import OTHER_LOG, remedy
 from support.made import HEADER
@@ -22,12 +22,12 @@ windows = pytest.mark.skipif(os.name != "nt", reason="not Windows")
     "name", ["con.csv", "NUL.txt", "aux", "com1.db", "lpt9.csv.gz", "CONIN$.csv"]
 )
 def test_a_name_of_a_device(name):
-    assert DEVICE.fullmatch(name)
+    assert is_device(name)
 
 
 @pytest.mark.parametrize("name", ["console.csv", "com.csv", "com12.csv", "my con.csv", "x.con"])
 def test_no_name_of_a_device(name):
-    assert not DEVICE.fullmatch(name)
+    assert not is_device(name)
 
 
 def test_the_command_that_takes_off_what_an_editor_put_into_a_log(tmp_path):

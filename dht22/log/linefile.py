@@ -33,7 +33,7 @@ LONGEST_LINE = 2 * LIMIT  # bytes; no line of ours is longer
 # On Windows nobody else can read what is locked: one byte is, at the last place that can be, and
 # only in a file that is far from there. A name of a device is one with any ending, in any folder.
 LOCKED_BYTE, LONGEST_LOCKED = (1 << 31) - 2, 1 << 30
-DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|conin\$|conout\$)(\..*)?", re.IGNORECASE)
+DEVICE = r"(con|prn|aux|nul|com\d|lpt\d|conin\$|conout\$)(\..*)?"
 
 
 class LineFile:
@@ -302,9 +302,13 @@ def lock(file: IOBase) -> None:
         raise OSError(errno.EBUSY, "another client or server writes it") from None
 
 
+def is_device(name: str) -> bool:
+    return bool(re.fullmatch(DEVICE, name, re.IGNORECASE))  # compiled on Windows alone
+
+
 def refuse_device(path: str) -> None:
     """Raise OSError if Windows takes the path for a device."""
-    if os.name == "nt" and DEVICE.fullmatch(os.path.basename(path)):
+    if os.name == "nt" and is_device(os.path.basename(path)):
         raise OSError(errno.EINVAL, "that is the name of a device on Windows")
 
 
