@@ -5,6 +5,8 @@ import gzip
 import random
 import re
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -442,3 +444,21 @@ def test_macs_are_made_and_compared_in_one_place():
     assert (ROOT / "dht22" / "datagram.py").read_text().count(
         "return hmac.compare_digest(mac_of("
     ) == 1
+
+
+def test_a_client_with_a_key_has_loaded_what_signs_before_it_reads(tmp_path):
+    """On a Pi that takes a second: the age of the first reading would be too small by it."""
+    code = (
+        "import sys\nfrom dht22.pi import delivery, spool\n"
+        "for key in None, bytes(32):\n"
+        "    waiting = spool.Spool(sys.argv[1] + str(key is None))\n"
+        "    delivery.NamedSender(None, 'kitchen', key, 2.0, waiting)\n"
+        "    print('hmac' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "spool"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    assert done.stdout == b"False\nTrue\n"

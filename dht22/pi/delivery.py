@@ -13,7 +13,7 @@ from collections import deque
 from itertools import islice
 
 from dht22.console import Once, counted, say
-from dht22.datagram import HIGHEST_N, N_RANGE, Ack, format_named, parse_ack, verify
+from dht22.datagram import HIGHEST_N, N_RANGE, Ack, format_named, keyed, parse_ack, verify
 from dht22.pi.link import Link
 from dht22.pi.spool import Spool, boot_id, is_clock_set
 from dht22.stop import Stop
@@ -40,6 +40,8 @@ class NamedSender:
         self.link = link
         self.name = name
         self.key = key
+        if key:
+            keyed(key)  # loads OpenSSL now, not between the first reading's age and its sending
         self.interval = interval  # seconds from one reading to the next
         self.spool = spool
         # n is that of the oldest reading, None until it is about to be sent; highest is the highest
