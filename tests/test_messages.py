@@ -150,6 +150,9 @@ def test_announced_sensors_are_bounded(display, clock, monkeypatch, capfd):
         messages.Message(f"{gone}/humidity/config", "", True),
         messages.Message(f"{gone}/temperature/config", "", True),
     ]
+    assert not [message for message in display.due() if not message.payload]
+    display.begin()
+    assert len([message for message in display.due() if not message.payload]) == 2, "told again"
     hear("attic")
     hear("hall")
     hear("cellar")

@@ -102,6 +102,7 @@ class Display:
         # By name, both with the longest unheard first.
         self.announced: dict[str, ShownSensor] = {}
         self.others: dict[str, ShownSensor] = {}
+        self.withdrawn: dict[str, bool] = {}  # by name: whether the broker still has to be told
         self.too_many = Once()
 
     def hear(self, reading: LoggedReading) -> None:
@@ -121,6 +122,7 @@ class Display:
         for sensor in self.sensors():
             sensor.announced = -math.inf
             sensor.times = 1
+        self.withdrawn = dict.fromkeys(self.withdrawn, True)
 
     def is_due(self) -> bool:
         return any(sensor.times for sensor in self.sensors())
@@ -128,7 +130,8 @@ class Display:
     def due(self) -> Iterator[Message]:
         """Yield what is to be published now; not to be asked for more than once a second."""
         if self.discovery:
-            yield from self.announce_others()
+            self.announce_others()
+            yield from self.withdraw()
             yield from self.announce()
         now = time.time()
         for sensor in self.sensors():
@@ -148,13 +151,9 @@ class Display:
                 sensor.announced = now
                 yield from self.announcement(sensor)
 
-    def announce_others(self) -> Iterator[Message]:
+    def announce_others(self) -> None:
         """Have more sensors announced, those with a name first; withdraw others where need be."""
-        known = [
-            each
-            for each in self.others.values()
-            if each.is_named or each.readings >= ANNOUNCED_FROM
-        ]
+        known = [each for each in self.others.values() if each.is_known]
         for sensor in sorted(known, key=lambda each: not each.is_named):
             if len(self.announced) >= ANNOUNCED:
                 other = self.to_withdraw(sensor)
@@ -162,9 +161,11 @@ class Display:
                     line = f"{ANNOUNCED} sensors are announced, and no more: not {sensor.name}"
                     self.too_many.say("sensors", line)
                     return
+                other.announced = -math.inf
                 self.others[other.name] = self.announced.pop(other.name)
-                yield from self.withdrawal(other)
+                self.withdrawn[other.name] = True
             self.announced[sensor.name] = self.others.pop(sensor.name)
+            self.withdrawn.pop(sensor.name, None)
 
     def to_withdraw(self, sensor: ShownSensor) -> ShownSensor | None:
         """Return which sensor gives way to another: the longest unheard, those with a name last."""
@@ -176,24 +177,27 @@ class Display:
             return next((each for each in self.announced.values() if each.is_expired(now)), None)
         return None
 
-    def config_topic(self, sensor: ShownSensor, quantity: str) -> str:
-        return f"{self.discovery}/sensor/{self.device(sensor)}/{quantity}/config"
+    def withdraw(self) -> Iterator[Message]:
+        """Yield what makes the broker and Home Assistant forget sensors."""
+        for name, is_due in self.withdrawn.items():
+            if is_due:
+                for quantity in QUANTITIES:
+                    yield Message(self.config_topic(name, quantity), "", retain=True)
+        names = [*self.withdrawn][-ANNOUNCED:]  # told again on the next connections
+        self.withdrawn = dict.fromkeys(names, False)
 
-    def device(self, sensor: ShownSensor) -> str:
-        return re.sub("[^A-Za-z0-9_-]", "-", f"{self.prefix}_{level(sensor.name)}")
+    def config_topic(self, name: str, quantity: str) -> str:
+        return f"{self.discovery}/sensor/{self.device(name)}/{quantity}/config"
 
-    def withdrawal(self, sensor: ShownSensor) -> Iterator[Message]:
-        """Yield what makes the broker and Home Assistant forget a sensor."""
-        sensor.announced = -math.inf
-        for quantity in QUANTITIES:
-            yield Message(self.config_topic(sensor, quantity), "", retain=True)
+    def device(self, name: str) -> str:
+        return re.sub("[^A-Za-z0-9_-]", "-", f"{self.prefix}_{level(name)}")
 
     def state(self, sensor: ShownSensor) -> str:
         return f"{self.prefix}/state/{level(sensor.name)}"
 
     def announcement(self, sensor: ShownSensor) -> Iterator[Message]:
         """Yield the discovery of a sensor, in the form that any version of Home Assistant knows."""
-        device = self.device(sensor)
+        device = self.device(sensor.name)
         for quantity, unit in QUANTITIES.items():
             config = {
                 "name": quantity.capitalize(),
@@ -209,4 +213,4 @@ class Display:
                 "availability_topic": self.status,
                 "origin": {"name": "dht22 publish.py", "sw_version": VERSION},
             }
-            yield Message(self.config_topic(sensor, quantity), as_json(config), retain=True)
+            yield Message(self.config_topic(sensor.name, quantity), as_json(config), retain=True)
