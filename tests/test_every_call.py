@@ -12,7 +12,7 @@ from dht22.log.formats import LOGS
 from dht22.pi import spool
 from support.brokers import FAST
 from support.disk import Disk
-from support.killed import LATE, RESEND, Client, check, number_of, readings_in
+from support.killed import LATE, Client, check, number_of, readings_in
 from support.made import row
 from support.rotation import append, rename
 from support.strace import at_each, calls, read_trace, strace
@@ -36,7 +36,13 @@ KINDS = (
 CHANGES = {"write", "fsync", "fdatasync", "ftruncate", "pwrite64", "rename", "unlink"}
 CHANGES |= {"sendto", "sendmsg"}
 SPOOLED, READ = 6, 4  # readings that wait at the start, and that are read
-LONG = {"pi.spool.WRITE_AGAIN": 0.05, "pi.spool.LONG_FILE": SPOOLED - 2}
+RESEND = 0.1  # seconds; what waits longer is spooled. Each resend is a few calls more
+TIMERS = {
+    "pi.delivery.RESEND": RESEND,
+    "pi.delivery.RESEND_MOST": (2 * RESEND, 2 * RESEND),
+    "pi.spool.WRITE_AGAIN": 0.05,
+    "pi.spool.LONG_FILE": SPOOLED - 2,
+}
 # What a script imports is not its own; the marker tells where `main` begins. Before Python 3.11 a
 # sleep is a select of nothing: in life that has no error.
 BEGIN = """
@@ -89,7 +95,7 @@ def deliver(folder, disturbed, inject=None):
 
     def start_client(prefix=()):
         count = max(1, SPOOLED + READ - len(client.taken()))
-        client.start(count, 0.06, LONG, BEGIN.format(script="client"), prefix)
+        client.start(count, 0.06, TIMERS, BEGIN.format(script="client"), prefix)
 
     def has_ended_early(script):
         """Tell whether a script has ended early, which it may; but not with a traceback."""
@@ -150,16 +156,18 @@ def calls_of_main(trace):
     return [(name, k) for name, k, rest in found[begin + 1 :] if "s1.taken" not in rest]
 
 
+def some(points, number):
+    """Return so many of the points, or up to twice as many, from the first to the last."""
+    return points[:: max(1, len(points) // number)]
+
+
 FAULTS = "signal=KILL", "error=EIO", "error=ENOSPC", "error=ENOMEM", "error=EINTR"
 
 
 @pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.long)])
 @pytest.mark.parametrize("disturbed", ["client", "server"])
 def test_disturbed_at_every_call(tmp_path, disturbed, full):
-    """No traceback, nothing acknowledged or spooled is lost, nothing stands twice.
-
-    Unless it is full, killed at every fourth call that changes something, and a few of the others.
-    """
+    """No traceback, nothing acknowledged or spooled is lost, nothing stands twice."""
     trace, _ = deliver(tmp_path / "whole", disturbed)
     own = calls_of_main(trace)
     names = {name for name, _ in own}
@@ -169,13 +177,13 @@ def test_disturbed_at_every_call(tmp_path, disturbed, full):
     assert len(points) > 200
     if not full:
         changes = [f"{name}:signal=KILL:when={k}" for name, k in own if name in CHANGES]
-        points = sorted({*changes[::4], *points[::101]})
+        points = sorted({*some(changes, 12), *some(points, 12)})
     runs = at_each(points, lambda point: deliver(tmp_path / point, disturbed, point))
     ages = [age for _, missing in runs for age in missing]
     assert all(age < RESEND + LATE for age in ages), ages
     met = sum("INJECTED" in trace or "killed by SIGKILL" in trace for trace, _ in runs)
     print(f"{disturbed}: disturbed at {met} of {len(points)} points, {len(ages)} readings missing")
-    assert met > len(points) * 0.5, "a run has not always as many calls: each wait is some"
+    assert met > len(points) * 0.3, "a run has not always as many calls: each wait is some"
 
 
 def test_an_answer_follows_a_sync_of_every_log(tmp_path):
