@@ -140,11 +140,16 @@ def test_a_device_is_no_log(run, name):
 
 
 @windows
-def test_a_second_server_on_the_log_and_a_second_client_on_the_spool_refuse_to_start(run):
-    first = run("server", "--port", 0, "--log", "a.csv")
+@pytest.mark.parametrize("log", ["a.txt", "a.csv", "a.db"])
+def test_a_second_server_on_the_log_refuses_to_start(run, log):
+    first = run("server", "--port", 0, "--log", log)
     assert first.stdout.readline().startswith("listening on ")
-    second = run("server", "--port", 0, "--log", "a.csv")
+    second = run("server", "--port", 0, "--log", log)
     assert "another client or server writes it" in second.communicate()[0]
+
+
+@windows
+def test_a_second_client_on_the_spool_refuses_to_start(run):
     argv = ["127.0.0.1", "--driver", "simulated", "--name", "kitchen", "--spool", "s"]
     client = run("client", *argv)
     assert client.stdout.readline().startswith("driver simulated")

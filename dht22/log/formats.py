@@ -163,7 +163,7 @@ class DbLog:
         try:
             if not stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
-            if sys.platform.startswith("linux"):  # elsewhere this lock would keep SQLite itself out
+            if sys.platform != "darwin":  # there this lock would keep SQLite itself out
                 lock(self.file)
             self.file.seek(0)
             if self.file.read(16) not in (b"", b"SQLite format 3\0"):
