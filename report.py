@@ -74,7 +74,7 @@ try:
     from dht22.report.figures import examine, summary
     from dht22.report.latest import is_bad, latest, limits
     from dht22.report.lines import Chosen, LogFile, Unreadable, log_at
-    from dht22.report.picture import LINES, draw, period, sketch
+    from dht22.report.picture import LINES, draw, mostly, period, sketch
     from dht22.report.spans import as_dicts, spans
     from dht22.report.tables import each_sensor, read, with_rotated
     from dht22.report.texts import figures_text, latest_text, spans_text
@@ -274,6 +274,9 @@ def report(options: Namespace, parser: Parser) -> str:
             sketches[name] = sketch(readings, period(rows), as_map=len(parts) > LINES)
     if options.plot:
         progress(f"drawing {options.plot}")
+        stretched = mostly(rows, period(rows))
+        if stretched:
+            say(stretched)
         if options.plot.suffix == ".html":
             from dht22.report.page import in_one_file
 

@@ -50,7 +50,7 @@ def test_lines_gaps_and_marks(tmp_path):
     rows = (row(minute * MINUTE, value) for minute, value in zip(minutes, values))
     figure = draw(examine(write(tmp_path / "datalog.csv", *rows)))
     assert [axis.get_ylabel() for axis in figure.axes] == ["humidity (%)", "temperature (°C)"]
-    assert legend(figure) == ["kitchen", "suspicious"]
+    assert legend(figure) == ["kitchen", "suspicious", "gap"]
     line, lone, marks = figure.axes[0].lines[:3]
     drawn = line.get_ydata()
     assert [value for value in drawn if not math.isnan(value)] == values
@@ -59,6 +59,26 @@ def test_lines_gaps_and_marks(tmp_path):
     assert [each.get_linestyle() for each in (line, marks)] == ["-", "None"]
     assert marks.get_marker() == "x"
     assert list(figure.axes[1].lines[2].get_ydata()) == []
+
+
+def test_a_gap_that_is_narrower_than_a_line_has_a_stroke(tmp_path):
+    minutes = [minute for minute in range(28 * 1440) if not 20_000 <= minute < 20_010]
+    log = write(tmp_path / "datalog.csv", *(row(minute * MINUTE) for minute in minutes))
+    figure = draw(examine(log))
+    strokes = [line for line in figure.axes[-1].lines if line.get_marker() == "|"]
+    assert [len(line.get_xdata()) for line in strokes] == [1, 0]
+    assert legend(figure) == ["kitchen", "gap"]
+
+
+@pytest.mark.parametrize("odd, words", [(0, False), (-56 * 365 * 1440, True), (10**4, False)])
+def test_a_row_of_1970_is_told(tmp_path, odd, words):
+    minutes = [odd, *range(1000)]
+    (table,) = examine(
+        write(tmp_path / "datalog.csv", *(row(m * MINUTE) for m in minutes))
+    ).values()
+    said = picture.mostly(table, picture.period(table))
+    assert bool(said) is words
+    assert not words or "are of 2026-11-21 to 2026-11-21; choose them by --since" in said
 
 
 def test_a_reading_between_two_gaps_is_drawn(tmp_path):

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dht22.report.figures import ACCURACY, GAP, UNITS
-from dht22.report.times import UTC, Zone
+from dht22.report.times import UTC, Zone, clock_changes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +24,7 @@ MARKERS = "os^Dv"  # for readers who cannot tell the colours apart
 LINES = 12  # sensors; more lines than these cannot be told apart
 ROWS = 300  # sensors in a map
 COLUMNS = 1000  # of a line that can be told apart in a picture of 12 inches
+STRETCHED = 100  # times as long as nine tenths of the readings, an axis is of little use
 CELLS = 400  # of a map, from left to right
 
 
@@ -33,6 +34,7 @@ class Sketch(NamedTuple):
     lines: dict[str, tuple[ndarray, ndarray]]  # NaN breaks them where a gap is
     marks: dict[str, tuple[ndarray, ndarray]]  # of what is suspicious
     cells: dict[str, list[ndarray]]  # instead of lines in a map: the highest above the lowest
+    gaps: ndarray  # the times at which they end
 
 
 def thinned(times: ndarray, values: ndarray, gap: ndarray, width: float) -> tuple[ndarray, ndarray]:
@@ -73,8 +75,8 @@ def period(readings: DataFrame) -> Period:
 def sketch(readings: DataFrame, shown: Period, as_map: bool) -> Sketch:
     """Return what a picture of some period shows of one sensor's examined readings."""
     times, gap = readings.time.to_numpy(), readings.gap.to_numpy()
-    width = (shown[1] - shown[0]).total_seconds() / COLUMNS
-    found = Sketch({}, {}, {})
+    width = length(shown) / COLUMNS
+    found = Sketch({}, {}, {}, times[gap])
     for quantity in ACCURACY:
         values = readings[quantity].to_numpy()
         marked = readings[f"suspicious_{quantity}"].to_numpy()
@@ -123,7 +125,7 @@ def draw_lines(figure: Figure, sensors: dict[str, Sketch], zone: Zone, shown: Pe
     # A name in the legend takes so many inches, a line of it 0.22; the axes begin below it.
     width, height = figure.get_size_inches()
     columns = max(1, min(6, int(width / (0.8 + 0.085 * max(map(len, sensors))))))
-    lines = ceil((len(sensors) + 1) / columns)
+    lines = ceil((len(sensors) + 2) / columns)
     place = {"hspace": 0.08, "top": 0.94 - 0.22 * lines / height}
     axes = figure.subplots(len(ACCURACY), sharex=True, gridspec_kw=place)
     for number, (name, found) in enumerate(sensors.items()):
@@ -136,11 +138,16 @@ def draw_lines(figure: Figure, sensors: dict[str, Sketch], zone: Zone, shown: Pe
             "markeredgecolor": "white",
         }
         draw_line(axes, found, look)
+        # A gap may be narrower than a line: each has a stroke at the foot of the picture
+        foot = {"color": look["color"], "transform": axes[-1].get_xaxis_transform()}
+        axes[-1].plot(found.gaps, [0.02 + 0.03 * number] * len(found.gaps), "|", **foot)
     for quantity, axis in zip(ACCURACY, axes):
         axis.set_ylabel(UNITS[quantity])
         axis.grid(alpha=0.3)
     if any(len(times) for found in sensors.values() for times, _ in found.marks.values()):
         axes[-1].plot([], [], "kx", label="suspicious")
+    if any(len(found.gaps) for found in sensors.values()):
+        axes[-1].plot([], [], "k|", label="gap")
     handles = axes[-1].get_legend_handles_labels()
     figure.legend(*handles, ncol=columns, loc="upper center", bbox_to_anchor=(0.5, 0.98))
     margin = (shown[1] - shown[0]) / 25
@@ -168,7 +175,12 @@ def draw_map(figure: Figure, sensors: dict[str, Sketch], zone: Zone, shown: Peri
 
     names, found = list(sensors)[:ROWS], list(sensors.values())[:ROWS]
     width, height = figure.get_size_inches()
-    place: dict[str, Any] = {"wspace": 0.03, "left": (0.3 + 0.07 * max(map(len, names))) / width}
+    place: dict[str, Any] = {
+        "wspace": 0.06,
+        "left": (0.3 + 0.07 * max(map(len, names))) / width,
+        "top": 1 - 0.4 / height,
+        "bottom": 0.6 / height,
+    }
     axes = figure.subplots(1, len(ACCURACY), sharey=True, gridspec_kw=place)
     first, last = shown
     edges = [date2num(first + (last - first) * column / CELLS) for column in range(CELLS + 1)]
@@ -193,31 +205,60 @@ def draw_map(figure: Figure, sensors: dict[str, Sketch], zone: Zone, shown: Peri
     axes[0].set_yticklabels(names, fontsize=min(8, 50 * height / len(names)))  # 72 are an inch
     axes[0].set_ylim(len(found), 0)  # the first on top
     if len(sensors) > ROWS:
-        figure.suptitle(f"the first {ROWS} of {len(sensors):,} sensors")
+        figure.suptitle(f"the first {ROWS} of {len(sensors):,} sensors", y=1 - 0.1 / height)
 
 
 def label_times(axis: Axes, shown: Period, zone: Zone) -> None:
     """Label the x axis: which days in which zone, and hours where the days are few."""
     from dateutil.tz import tzlocal
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-    from pandas import date_range
 
-    weeks = [*date_range(*shown, freq="7D"), shown[1]]
-    local = [time.to_pydatetime().replace(tzinfo=UTC).astimezone(zone) for time in weeks]
-    names = ", ".join(dict.fromkeys(str(time.tzname()) for time in local))
-    days = " to ".join(dict.fromkeys(str(time.date()) for time in (local[0], local[-1])))
-    tz: Any = zone or tzlocal()
     inches = axis.get_window_extent().width / axis.figure.dpi
-    locator = AutoDateLocator(tz=tz, maxticks=max(6, min(11, round(1.5 * inches))))
+    most = max(6, min(11, round(1.5 * inches)))  # labels that have room
+    locator = AutoDateLocator(tz=zone or tzlocal(), maxticks=most)
     axis.xaxis.set_major_locator(locator)
-    ticks = list(locator())
-    steps = [later - earlier for earlier, later in zip(ticks, ticks[1:])]
-    if steps and median(steps) < 1:  # day
-        # 2:00 does not exist when clocks are set forward: its tick would get too near to midnight.
-        even = [tick for tick, step in zip(ticks[1:], steps) if step > 0.6 * median(steps)]
-        ticks = ticks[:1] + even
-    axis.set_xticks(ticks)
-    formatter = ConciseDateFormatter(locator, tz=tz, show_offset=False)
+    axis.set_xticks(without_crowding(list(locator())))
+    formatter = ConciseDateFormatter(locator, tz=zone or tzlocal(), show_offset=False)
     formatter.zero_formats[2] = "%b-%d"  # the first of a month among other days
     axis.xaxis.set_major_formatter(formatter)
-    axis.set_xlabel(f"time ({names}), {days}")
+    axis.set_xlabel(name_of_period(shown, zone))
+
+
+def without_crowding(ticks: list[float]) -> list[float]:
+    """Return ticks, in days, without those that are too near to the one before.
+
+    2:00 does not exist when clocks are set forward: its tick would stand at 3:00.
+    """
+    steps = [later - earlier for earlier, later in zip(ticks, ticks[1:])]
+    if not steps or median(steps) >= 1:
+        return ticks  # months are of different lengths
+    wide = [tick for tick, step in zip(ticks[1:], steps) if step > 0.6 * median(steps)]
+    return [*ticks[:1], *wide]
+
+
+def name_of_period(shown: Period, zone: Zone) -> str:
+    """Return the words for a period: `time (CET, CEST), 2026-03-28 to 2026-03-29`."""
+    first, last = (time.to_pydatetime() for time in shown)
+    times = [first, *clock_changes(first, last, zone), last]
+    local = [time.replace(tzinfo=UTC).astimezone(zone) for time in times]
+    zones = ", ".join(dict.fromkeys(str(time.tzname()) for time in local))
+    days = " to ".join(dict.fromkeys(str(time.date()) for time in (local[0], local[-1])))
+    return f"time ({zones}), {days}"
+
+
+def mostly(readings: DataFrame, shown: Period) -> str:
+    """Return which days have nine tenths of the readings, if the rest makes the axis far longer."""
+    import numpy
+
+    times = readings.time.to_numpy()
+    places = [int(part * (len(times) - 1)) for part in (0.05, 0.95)]
+    first, last = numpy.partition(times, places)[places]
+    if not 0 < (last - first) / numpy.timedelta64(1, "s") * STRETCHED < length(shown):
+        return ""
+    days = " to ".join(str(time.astype("datetime64[D]")) for time in (first, last))
+    return f"nine tenths of the readings are of {days}; choose them by --since"
+
+
+def length(shown: Period) -> float:
+    """Return how long a period is, in seconds."""
+    return float((shown[1] - shown[0]).total_seconds())
