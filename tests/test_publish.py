@@ -215,26 +215,49 @@ def test_sensors_that_are_announced_are_bounded(publish, mosquitto, subscriber, 
     assert sum(payload != "" for payload in there.values()) == 2 * 5
 
 
+CONNACK = b"\x20\x03\x00\x00\x00"  # of MQTT 5, without properties
+CONNACK_1_S = b"\x20\x06\x00\x00\x03\x13\x00\x01"  # with a keepalive of its own
+
+
+def answered(listener, connack, packet):
+    """Let a client connect until it has sent this packet; return it from there, and the socket."""
+    listener.settimeout(20)
+    while True:
+        broker, _ = listener.accept()
+        broker.settimeout(20)
+        broker.recv(4096)
+        broker.sendall(connack)
+        sent = b""
+        while some := broker.recv(4096):
+            sent += some
+            if packet in sent:
+                return sent[sent.index(packet) :], broker
+        broker.close()
+
+
 def test_keepalive_that_the_broker_asks_for(publish, log):
     """paho-mqtt 2.1.0 does not keep to it by itself."""
     append(log, row(0))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(20)
         running = publish(f"mqtt://127.0.0.1:{listener.getsockname()[1]}")
-        sent = b""
-        while b"\xc0\x00" not in sent:  # PINGREQ, within 20 s; ours would come after 30 s
-            broker, _ = listener.accept()
-            with broker:
-                broker.settimeout(20)
-                broker.recv(4096)
-                broker.sendall(b"\x20\x06\x00\x00\x03\x13\x00\x01")  # CONNACK: 1 s
-                sent = b""
-                while some := broker.recv(4096):
-                    sent += some
-                    if b"\xc0\x00" in sent:
-                        break
+        pingreq = b"\xc0\x00"  # within 20 s; of itself it would come after 30 s
+        answered(listener, CONNACK_1_S, pingreq)[1].close()
     running.process.kill()
     assert "lost" not in running.err and "cannot" not in running.err
+
+
+def test_subscription_that_is_refused_is_told(publish, log):
+    append(log, row(0))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        running = publish(f"mqtt://127.0.0.1:{listener.getsockname()[1]}")
+        subscribe, broker = answered(listener, CONNACK, b"\x82")
+        with broker:
+            broker.sendall(b"\x90\x04" + subscribe[2:4] + b"\x00\x87")
+            running.says(
+                r"^refused homeassistant/status \(Not authorized\); "
+                r"may the user subscribe to homeassistant/status\?$"
+            )
+    running.process.kill()
 
 
 def test_the_next_broker_of_a_list(publish, mosquitto, subscriber, log):

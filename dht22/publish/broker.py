@@ -127,7 +127,8 @@ class Connection:
     def on_connect(
         self, _: Client, __: object, ___: object, reason: ReasonCode, properties: Any
     ) -> None:
-        self.keepalive = min(self.keepalive, getattr(properties, "ServerKeepAlive", KEEPALIVE))
+        asked = getattr(properties, "ServerKeepAlive", 0) or KEEPALIVE  # 0 is without one
+        self.keepalive = min(self.keepalive, asked)
         if reason.is_failure:
             self.ended = str(reason)
         elif self.keepalive < self.client.keepalive:  # paho-mqtt 2.1 goes on as before
