@@ -135,7 +135,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("seed", [*range(4), pytest.param(200, marks=pytest.mark.long)])
 def test_whatever_is_damaged_what_is_intact_is_kept(tmp_path, said, damage, seed):
-    """What is intact stands between bytes that no line of the spool has."""
+    """What stands between bytes that no line of the spool has is found; nothing is made up."""
     dice = random.Random(f"{damage} {seed}")
     for number in range(1 if seed < 200 else seed):
         path = str(tmp_path / f"{number}.spool")
@@ -143,21 +143,25 @@ def test_whatever_is_damaged_what_is_intact_is_kept(tmp_path, said, damage, seed
         lines = Path(path).read_bytes().splitlines()
         damaged = DAMAGES[damage](Path(path).read_bytes(), dice)
         Path(path).write_bytes(damaged)
-        left = [line for line in re.split(rb"[^0-9a-fn.,-]+", damaged) if line in lines]
-        intact = {int(line.split(b",")[0]) for line in left if not line.startswith(b"n")}
-        marked = any(line.startswith(b"n") for line in left)
-        expected = [place for place in sorted(intact) if place >= 3 * marked]
+        loaded = []
         for _ in range(2):
             spool = Spool(path)
-            queue, n, _ = spool.load()
+            loaded.append(spool.load())
+            spool.file.file.close()
+        kept = Path(path).read_bytes().splitlines()
+        assert kept == [line for line in lines if line in kept], "in order, and none twice"
+        assert {line for line in re.split(rb"[^0-9a-fn.,-]+", damaged) if line in lines} <= {*kept}
+        marked = any(line.startswith(b"n") for line in kept)
+        expected = [int(line.split(b",")[0]) for line in kept if not line.startswith(b"n")]
+        expected = [place for place in expected if place >= 3 * marked]
+        for queue, n, _ in loaded:
             assert places(queue) == expected
             assert [each.reading for each in queue] == [f"{place}.0,20.0" for place in expected]
-            assert n == (N if marked and 3 in intact else None)
-            spool.file.file.close()
-        assert Path(path).read_bytes().splitlines() == left
+            assert n == (N if marked and 3 in expected else None)
         copy = Path(f"{path}.damaged")
         assert not copy.exists() or copy.read_bytes() == damaged
-        assert copy.exists() or (damaged + b"\n").startswith(b"\n".join([*left, b""]))
+        whole = b"".join(line + b"\n" for line in kept)
+        assert copy.exists() or (damaged.rstrip(b"\0") + b"\n").startswith(whole)
 
 
 @pytest.mark.parametrize("page", [b"\0", b"\xff", b"\0\xff"])
@@ -175,6 +179,15 @@ def test_a_torn_end_is_cut_off_without_a_copy(path, tmp_path, end):
     Path(path).write_bytes(whole + end)
     assert places(Spool(path).load()[0]) == [2, 3, 4, 5]
     assert os.listdir(tmp_path) == ["kitchen.spool"] and Path(path).read_bytes() == whole
+
+
+def test_a_torn_end_that_looks_like_a_line_is_none(path, said):
+    """Eight digits of its time stand where a checksum would."""
+    write(path, 2, *range(6))
+    whole = Path(path).read_bytes()
+    Path(path).write_bytes(whole + f"9,{boot_id()},100.000000,17956000".encode() + b"\0\0")
+    assert places(Spool(path).load()[0]) == [2, 3, 4, 5]
+    assert Path(path).read_bytes() == whole and len(said) == 1
 
 
 @pytest.mark.parametrize("content", [b"# my notes\n\xff", b"7,8,9\n", b"\0\xffx"])

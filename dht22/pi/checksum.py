@@ -46,10 +46,10 @@ def restore(path: str) -> None:
         if os.fstat(file.fileno()).st_size > LARGEST:
             return
         content = file.read()
+        if is_undamaged(content):
+            return
         lines = list(SPOOL_LINE.finditer(content))
         intact = [match[0] + b"\n" for match in lines if is_intact(match)]
-        if is_undamaged(content, b"".join(intact)):
-            return
         if not content.strip(b"\0\xff"):
             say(f"{path} held nothing but an erased page; it was emptied")
             file.truncate(0)
@@ -66,15 +66,21 @@ def restore(path: str) -> None:
             )
 
 
-def is_undamaged(content: bytes, lines: bytes) -> bool:
-    """Tell whether a spool has nothing but these intact lines, and perhaps an end that is torn.
+def is_undamaged(content: bytes) -> bool:
+    """Tell whether a spool has nothing but intact lines, and perhaps an end that is torn.
 
     A power cut leaves that, and NUL bytes behind it: LineFile cuts it off.
     """
-    content = content.rstrip(b"\0")
-    if content + b"\n" == lines:  # the last one lacks its line end alone
-        return True
-    return content.startswith(lines) and bool(TORN_LINE.fullmatch(content, len(lines)))
+    end = 0  # of the intact lines
+    for match in SPOOL_LINE.finditer(content):
+        if match.start() != end or not is_intact(match):
+            break
+        end = match.end()
+        if content[end : end + 1] == b"\n":
+            end += 1
+    tail = content[end:].rstrip(b"\0")
+    looks_whole = SPOOL_LINE.fullmatch(tail)  # and is not: LineFile would complete it
+    return bool(TORN_LINE.fullmatch(tail)) and not looks_whole
 
 
 def copy_damaged(path: str, content: bytes) -> str:
