@@ -120,22 +120,23 @@ class Recent:
         # From here on; what is written while the log is loaded is found twice, and used once.
         self.follower = Follower(log.path, Position())
         self.follower.skip()
-        try:
-            self.load(progress)
-        except Unreadable as error:
-            if log.path.exists():
-                say(f"not loaded: {error}")
+        self.load(progress)
 
     def load(self, progress: Callable[[str], None]) -> None:
-        """Read the log, and what rotation left of it in the period; raise Unreadable."""
-        oldest = now() - self.period
-        since = oldest.replace(tzinfo=UTC).timestamp()
-        logs = [self.log]
+        """Read the log, and what rotation left of it in the period."""
+        chosen = Chosen(now() - self.period, names=self.names)
+        since = (datetime.now() - self.period).timestamp()
+        logs = [self.log] if self.log.path.exists() else []
         for path in rotated(str(self.log.path)):
             with suppress(FileNotFoundError, ValueError):  # renamed just now; no log by its name
                 if os.stat(path).st_mtime > since:
                     logs.append(log_at(Path(path)))
-        table, _, _ = read(logs, progress, Chosen(oldest, names=self.names))
+        try:
+            table, _, _ = read(logs, progress, chosen)
+        except Unreadable as error:
+            if logs and chosen.none() not in str(error):
+                say(f"not loaded: {error}")
+            return
         self.sensors = {name: from_table(part) for name, part in each_sensor(table)}
 
     def look(self) -> None:
