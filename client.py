@@ -253,6 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 run(sensor, sender, options.count, screen, stop)
     except KeyboardInterrupt:
         pass
+    screen.finish()
     say("closing socket")
     return 0
 

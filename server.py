@@ -163,6 +163,7 @@ class Server:
     def finish(self) -> None:
         """Write what is left, as far as that is possible, and report the summary."""
         self.show(self.writer.finish())
+        self.screen.finish()  # then the summary
         self.look_at = self.notices.due = 0.0  # the last notices are due now
         self.notice([])
         for line in self.summary():

@@ -82,6 +82,32 @@ def test_the_encoding_of_the_terminal_is_kept(script, tmp_path, setup):
     assert "José \\u03a9.csv\n".encode("cp1252") in said and b"0 readings logged\n" in said
 
 
+SLOW_STDOUT = """
+import sys, time
+from dht22.screen import ThreadedScreen
+
+def slowly(screen, lines, write=ThreadedScreen.write):
+    if screen.stream is sys.stdout:
+        time.sleep(0.2)
+    write(screen, lines)
+
+ThreadedScreen.write = slowly
+"""
+
+
+def test_the_readings_are_printed_before_the_last_word(script, desktop):
+    port = desktop.getsockname()[1]
+    running = script(
+        *["client", "127.0.0.1", "--port", port, "--driver", "simulated"],
+        *["--interval", 0, "--count", 10],
+        stderr=subprocess.STDOUT,
+        setup=WITHOUT_POLL + SLOW_STDOUT,
+    )
+    assert running.wait() == 0
+    assert len(running.out.splitlines()) > 10
+    assert running.out.splitlines()[-1] == "closing socket"
+
+
 @pytest.mark.parametrize("name", ["client", "dht_read", "publish", "report", "server"])
 def test_help_where_stdout_knows_no_degrees(script, name):
     running = script(name, "--help", env={"PYTHONIOENCODING": "ascii"})
