@@ -222,6 +222,20 @@ def test_without_what_a_named_sensor_needs_the_client_tells_so(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["client", "dht_read", "server", "report", "publish"])
+def test_a_python_that_is_too_old_is_told(name):
+    code = (
+        "import runpy, sys\n"
+        "sys.version_info = 3, 8, 18, 'final', 0\n"
+        f"sys.argv = ['{name}.py']\n"
+        f"runpy.run_path({str(ROOT / name) + '.py'!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    error = "Python 3.8.18 is too old; start it with Python 3.9 or later"
+    assert done.stderr == f"{name}.py: error: {error}\n"
+
+
 def one_line_of(script, *argv):
     """Return the line on stderr with which a script cannot start."""
     done = subprocess.run(

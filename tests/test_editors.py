@@ -13,8 +13,6 @@ import pytest
 from support.made import HEADER
 from support.tools import DEADLINE, ROOT, missing, needs
 
-pytestmark = pytest.mark.long
-
 READING = r"^\d+\.\d,\d+\.\d$"
 STARTS = {
     "dht_read": (["--driver", "simulated"], READING, READING),
@@ -45,6 +43,7 @@ def start(folder, *command):
     )
 
 
+@pytest.mark.long
 @EACH
 def test_in_thonny(folder, name):
     """Run shows what the script prints, Stop ends it as Ctrl+C does, and the shell lives on."""
@@ -64,6 +63,7 @@ def test_in_thonny(folder, name):
     assert shown.endswith("the shell is alive\n"), shown
 
 
+@pytest.mark.long
 @EACH
 def test_in_idle(folder, name):
     needs("xvfb-run")
