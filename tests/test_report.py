@@ -248,7 +248,7 @@ def test_errors_are_one_line(tmp_path, run, arguments, code, error):
 
 INSTALL = (
     "; sudo apt install python3-pandas python3-matplotlib, "
-    "or python3 -m venv .venv && .venv/bin/pip install pandas matplotlib "
+    "or python3 -m venv .venv && .venv/bin/pip install pandas matplotlib bokeh "
     "&& .venv/bin/python3 report.py\n"
 )
 
