@@ -66,14 +66,8 @@ def test_good_readings_arrive_and_failed_ones_send_nothing(script, server, tmp_p
     ]
     running = server("--count", len(good))
     client = script(
-        "client",
-        "127.0.0.1",
-        "--port",
-        running.port,
-        "--interval",
-        0.001,
-        "--driver",
-        "adafruit",
+        *["client", "127.0.0.1", "--port", running.port, "--driver", "adafruit"],
+        *["--interval", 0.001],
         timers=QUICK,
         path=[fake_adafruit],
     )
@@ -97,14 +91,8 @@ def test_what_is_no_reading_is_not_sent(script, server, tmp_path, fake_adafruit,
     (tmp_path / "readings").write_text("\n".join([read] * 5 + ["50.0, 20.0"] * 2))
     running = server("--count", 1)
     client = script(
-        "client",
-        "127.0.0.1",
-        "--port",
-        running.port,
-        "--interval",
-        0.001,
-        "--driver",
-        "adafruit",
+        *["client", "127.0.0.1", "--port", running.port, "--driver", "adafruit"],
+        *["--interval", 0.001],
         timers=QUICK,
         path=[fake_adafruit],
     )

@@ -182,14 +182,7 @@ def read_retry(*args, **keywords):
 
 def test_a_hung_sensor_is_switched_off_and_on(script, tmp_path, hung):
     running = script(
-        "client",
-        "127.0.0.1",
-        "--driver",
-        "adafruit",
-        "--interval",
-        0.2,
-        "--power-pin",
-        4,
+        *["client", "127.0.0.1", "--driver", "adafruit", "--interval", 0.2, "--power-pin", 4],
         timers=SCALED,
         path=[hung],
     )
@@ -278,14 +271,7 @@ def test_without_a_power_pin_the_remedy_is_said_once(script, hung):
 
 def test_gpio_is_cleaned_up_when_stopped_while_switched_off(script, tmp_path, hung):
     running = script(
-        "client",
-        "127.0.0.1",
-        "--driver",
-        "adafruit",
-        "--interval",
-        0.2,
-        "--power-pin",
-        4,
+        *["client", "127.0.0.1", "--driver", "adafruit", "--interval", 0.2, "--power-pin", 4],
         timers={**SCALED, "pi.sensor.OFF": 60},
         path=[hung],
     )
