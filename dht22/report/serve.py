@@ -38,7 +38,7 @@ from dht22.stop import Stop
 VIEWERS = 20  # at most
 AGAIN = 10  # seconds, until one who was refused may try again
 UNUSED = 5000  # ms; a page that nobody looks at any more is given up
-PING = 10  # seconds; a browser that does not answer in that time is gone
+PING = 20  # seconds; a browser that does not answer in that time is gone
 MESSAGE = 1_000_000  # bytes; a browser tells where it looks, no more
 IDLE = 60  # seconds; a connection on which nothing is asked
 EVERYWHERE = ("0.0.0.0", "::")
