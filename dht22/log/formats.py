@@ -42,6 +42,7 @@ COLUMNS = {
     "n": (rb"[1-8][0-9]{15}", rb"[0-9]{0,16}"),
 }
 WHOLE = {column: whole for column, (whole, _) in COLUMNS.items()}
+IS_WHOLE = {column: re.compile(whole).fullmatch for column, whole in WHOLE.items()}
 READING = WHOLE["humidity"] + b"," + WHOLE["temperature"]
 # A row: groups 1 and 2 are name and n of a named one.
 NAMED = rb"(%b),%b,(%b)" % (WHOLE["name"], READING, WHOLE["n"])  # two groups: name and n
@@ -100,8 +101,8 @@ def parse_row(line: bytes) -> LoggedReading:
     if len(fields) != len(COLUMNS):
         raise ValueError(NOT_A_ROW)
     stamp, client, name, humidity, temperature, n = fields
-    is_named = re.fullmatch(WHOLE["name"], name) and re.fullmatch(WHOLE["n"], n)
-    is_stamped = re.fullmatch(WHOLE["time"], stamp) and re.fullmatch(WHOLE["client"], client)
+    is_named = IS_WHOLE["name"](name) and IS_WHOLE["n"](n)
+    is_stamped = IS_WHOLE["time"](stamp) and IS_WHOLE["client"](client)
     if not is_stamped or not (is_named or name == n == b""):
         raise ValueError(NOT_A_ROW)
     time = datetime.fromisoformat(stamp[:-1].decode() + "+00:00").timestamp()
