@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import time
+from contextlib import closing
 
 import pytest
 
@@ -287,12 +288,10 @@ def log_while_text_log_fails(folder, inject=None):
     Return what the three logs hold, and whether it had to be started again.
     """
     folder.mkdir()
-    port, disk = free_port(), Disk(folder / "disk", "size=4k")
-    (disk.folder / "a.txt").write_bytes(FULL)
+    port = free_port()
     logs = options(*(folder / log for log in ("disk/a.txt", "a.csv", "a.db")))
-    prefix = strace(
-        folder / "trace", "write,fsync,fdatasync,pwrite64,sendto,sendmsg", inject=inject
-    )
+    kinds = "write,fsync,fdatasync,pwrite64,sendto,sendmsg"
+    disturbed = strace(folder / "trace", kinds, inject=inject)
 
     def is_ready():
         return "listening" in servers[-1].err or servers[-1].process.poll() is not None
@@ -313,8 +312,13 @@ def log_while_text_log_fails(folder, inject=None):
             return False
 
     plain = [SENT[0].decode(), SENT[2].decode()]
-    with scripts(folder) as start, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        prefix = [*disk.inside, *prefix]
+    with (
+        closing(Disk(folder / "disk", "size=4k")) as disk,
+        scripts(folder) as start,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+    ):
+        (disk.folder / "a.txt").write_bytes(FULL)
+        prefix = [*disk.inside, *disturbed]
         servers = [start("server", "--port", port, "--quiet", *logs, prefix=prefix, timers=RETRY)]
         until(is_ready)
         send(port, *SENT)
@@ -329,7 +333,6 @@ def log_while_text_log_fails(folder, inject=None):
         text = (disk.folder / "a.txt").read_bytes()[len(FULL) :].decode()
         assert text == "" or text.endswith("\n")
         found = text.splitlines(), readings(folder / "a.csv"), readings(folder / "a.db")
-    disk.close()
     return found, len(servers) > 1
 
 
