@@ -130,7 +130,6 @@ class Link:
     def fail(self, error: OSError) -> None:
         """Turn to the next address; report the error when each address has failed."""
         self.close()  # further errors may wait in this socket, and `select` would return at once
-        here = bool(self.addresses) and is_own(*self.addresses[0])
         self.failed_at = time.monotonic()
         self.quiet_since = None
         self.turn()
@@ -138,7 +137,7 @@ class Link:
             return
         if isinstance(error, (ConnectionRefusedError, ConnectionResetError)):  # Windows: reset
             line = f"nothing listens on {self}, or its firewall refuses UDP"
-            if here:
+            if any(is_own(*address) for address in self.addresses):
                 line += "; it is this machine itself: SERVER is the computer that runs server.py"
             self.trouble.say("refused", line)
         elif error.errno in (errno.EHOSTUNREACH, errno.EACCES):
