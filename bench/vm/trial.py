@@ -109,7 +109,7 @@ class Trial:
         name = self.machine.console_path.name
         for line in self.machine.console().splitlines():
             text = line.partition(" ")[2]
-            if "FAILED" in line or "Traceback" in line or re.search(r"Error\b", line):
+            if re.search(r"FAILED|Traceback|Error\b|is empty or torn", line):
                 self.findings.add("failed", f"{name}: {line}")
             elif text.startswith("EXIT") and not text.endswith(" 0"):
                 self.findings.add("failed", f"{name}: {text}")
