@@ -68,7 +68,7 @@ class Guest:
 
     def wait_until_up(self) -> None:
         end = time.monotonic() + 900
-        while self.ssh("true")[0]:
+        while self.ssh("true", tries=1)[0]:
             assert time.monotonic() < end, f"{self.name} does not come up, see {self.console}"
             time.sleep(1)
 
@@ -76,20 +76,24 @@ class Guest:
         self.process.kill()
         self.process.wait()
 
-    def ssh(self, command: str, seconds: float = 120) -> tuple[int, str]:
+    def ssh(self, command: str, seconds: float = 300, tries: int = 5) -> tuple[int, str]:
+        """Run a command; return its exit code and what it said. 255 is ssh's own: not run."""
         words = ["ssh", "-q", "-i", self.built / "ssh_key", "-p", self.port]
         words += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
-        words += ["-o", "ConnectTimeout=5", f"{self.user}@127.0.0.1", command]
-        try:
-            done = subprocess.run(
-                [*map(str, words)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=seconds,
-            )
-        except subprocess.TimeoutExpired:
-            return 255, "no end"
+        words += ["-o", "ConnectTimeout=60", f"{self.user}@127.0.0.1", command]
+        for _ in range(tries):
+            try:
+                done = subprocess.run(
+                    [*map(str, words)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    timeout=seconds,
+                )
+            except subprocess.TimeoutExpired:
+                return 1, "no end"
+            if done.returncode != 255:
+                break
         return done.returncode, done.stdout.decode(errors="replace").strip()
 
     def type(self, command: str, folder: str = ".") -> str:
@@ -187,7 +191,7 @@ def disturb(desktop: Guest, pi: Guest) -> None:
     for _ in range(2):
         for guest in desktop, pi:
             print(f"{guest.name}$ sudo reboot")
-            guest.ssh("sudo reboot")
+            guest.ssh("sudo reboot", tries=1)
         time.sleep(20)
         for guest in desktop, pi:
             guest.wait_until_up()
