@@ -7,6 +7,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from html import escape
 from ipaddress import ip_address
 from socket import gethostname, socket
@@ -27,7 +28,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import RequestHandler
 
 from dht22.addresses import own_addresses
-from dht22.console import Parser, say
+from dht22.console import Once, Parser, say
 from dht22.report.lines import LogFile
 from dht22.report.recent import Recent
 from dht22.report.times import Zone
@@ -60,14 +61,19 @@ class Refused(RequestHandler):  # type: ignore[misc]
 
 
 class OneLine(logging.Handler):
-    """Says an error of Bokeh's or Tornado's in one line."""
+    """Says an error of Bokeh's or Tornado's in one line, the last of a traceback, and once."""
+
+    once = Once()
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"{record.name}: {record.getMessage().splitlines()[0]}")
+        line = record.getMessage().strip().rpartition("\n")[2]
+        self.once.say(line, f"{record.name}: {line}")
 
 
 class Page(BokehTornado):  # type: ignore[misc]
     """The page, for at most VIEWERS at once, and only as a page of its own."""
+
+    name = ""  # of this computer, that was given with --host
 
     def find_handler(self, request: HTTPServerRequest, **keywords: Any) -> Any:
         refusal = self.refusal(request)
@@ -80,8 +86,11 @@ class Page(BokehTornado):  # type: ignore[misc]
         # Set by a reverse proxy. A page of another site that opens a web socket cannot set it.
         forwarded = request.headers.get("X-Forwarded-Host", "")
         host = forwarded or request.host
-        if not forwarded and not is_ours(host):
-            return f"{escape(host)} may be a name that another site has given to this computer."
+        if not forwarded and not is_ours(host, self.name):
+            return (
+                f"{escape(host)} may be a name that another site has given to this computer. "
+                "Type its address instead."
+            )
         origin = request.headers.get("Origin", "").partition("://")[2]
         if request.path == "/ws" and origin != host:
             return "Another site's page may not read what is shown here."
@@ -93,15 +102,14 @@ class Page(BokehTornado):  # type: ignore[misc]
         return sum(session.connection_count > 0 for session in self.get_sessions("/"))
 
 
-def is_ours(host: str) -> bool:
+def is_ours(host: str, given: str) -> bool:
     """Tell whether a request's host is an address, or a name that only this network has for us."""
-    try:
+    name = host.lower()
+    with suppress(ValueError):
         name = urlsplit(f"//{host}").hostname or ""
-        ip_address(name)
-    except ValueError:
-        here = gethostname().lower()
-        return name in ("localhost", here, f"{here}.local")
-    return True
+        return bool(ip_address(name))
+    here = gethostname().lower()
+    return name in ("localhost", here, f"{here}.local", given.lower())
 
 
 def run(options: Namespace, parser: Parser, progress: Callable[[str], None]) -> None:
@@ -137,6 +145,7 @@ def serve(sockets: list[socket], host: str, recent: Recent, zone: Zone) -> None:
         websocket_ping_timeout=PING,
         compress_response=True,
     )
+    page.name = host
     server = HTTPServer(page, max_body_size=MESSAGE, idle_connection_timeout=IDLE)
     server.add_sockets(sockets)
     BaseServer(IOLoop.current(), page, server).start()
