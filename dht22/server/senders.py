@@ -139,9 +139,11 @@ class Senders:
     def hear(self, rows: Rows, now: float) -> None:
         """Note who sent rows."""
         for key, readings in Counter(senders_of(rows)).items():
-            if key not in self.named and key not in self.plain and len(self.plain) >= ADDRESSES:
-                key = OTHERS
-            sender = self.named.get(key) or self.plain.setdefault(key, Sender())
+            sender = self.named.get(key) or self.plain.get(key)
+            if not sender:
+                if len(self.plain) >= ADDRESSES:
+                    key = OTHERS
+                sender = self.plain.setdefault(key, Sender())
             if sender.is_silent:
                 self.back.append(f"{key} is back")
             sender.hear(readings, now)
