@@ -73,19 +73,20 @@ class Follower:
     def read(self) -> list[Position]:
         """Return the positions behind the rows that are new, none at the end; raise OSError."""
         while True:
-            # Looked for before this file is read to its end: the server writes to one file at a
-            # time, so once a later one has a row this one grows no more.
-            onward = self.onward()
             before = self.position
             rows = self.rows()
+            if not rows and self.position == before:
+                # The server writes to one file at a time: once a later one has a row, this one
+                # grows no more. It may have grown until then.
+                onward = self.onward()
+                rows = self.rows()
+                if not rows and self.position == before and not self.change_copy():
+                    if not onward or self.may_grow():
+                        return []
+                    self.turn(onward)
             if rows:
                 self.once.clear()
                 return rows
-            if self.position != before or self.change_copy():
-                continue
-            if not onward or self.may_grow():
-                return []
-            self.turn(onward)
 
     def rewind(self, position: Position) -> None:
         """Go back to a position that was returned before."""
