@@ -145,7 +145,8 @@ def as_dicts(spans: Spans) -> list[dict[str, Any]]:
     """Return spans for JSON, a dict each."""
     found = []
     for begin, count, share, *values in zip(*spans[:3], *spans.figures):
-        span: dict[str, Any] = {"from": begin, "readings": count, "share": plain(share)}
+        known = share if share == share else None
+        span: dict[str, Any] = {"from": begin, "readings": count, "share": known}
         for quantity in UNITS:
             three, values = values[:3], values[3:]
             span[quantity] = dict(zip(FIGURES, map(plain, three)))
