@@ -173,6 +173,6 @@ def screen_of(stream: TextIO | None) -> Screen:
     if stream is None:  # it was closed before the start; its number may be a log's by now
         return Screen()
     if hasattr(select, "poll") and isinstance(stream, TextIOWrapper):
-        with suppress(OSError):  # no file at all
+        with suppress(OSError, ValueError):  # no file at all, or closed
             return PolledScreen(stream)
     return ThreadedScreen(stream)
