@@ -174,10 +174,10 @@ def address_is_told(desktop: Guest) -> str:
 
 
 def logged_lately(name: str) -> str:
-    """Return a command that succeeds if a reading of this name was read and logged in 10 s."""
+    """Return a command that succeeds if the log has a reading of the last minute."""
     return (
         f"sudo tail -n 20 /var/lib/dht22/datalog.csv | grep ,{name}, | tail -n 1 | cut -d, -f1 |"
-        " xargs -I@ sh -c '[ $(($(date +%s) - $(date -d @ +%s))) -lt 10 ]'"
+        " xargs -I@ sh -c '[ $(($(date +%s) - $(date -d @ +%s))) -lt 60 ]'"
     )
 
 
