@@ -32,10 +32,10 @@ Both are reported on stderr. A .txt log has neither times nor names: it gives fi
 
 A named sensor goes by its name, a plain one by its address. Times are in UTC, as in the log;
 --local shows them in the time zone of this computer. The interval is the median; a gap is more
-than 2.5 of it, and the five longest are listed. Suspicious is a reading far from the median of
-the 15 around it: counted, marked in the picture, never removed. std is the sample standard
-deviation, the dew point is that over water. Arrived is the share of the readings that the
-interval promises, between the sensor's own first and last one.
+than 2.5 of it, and the five longest are listed. Missing are single readings, too. Suspicious is a
+spike that is far higher than usual for the sensor: counted, marked in the picture, never removed.
+std is the sample standard deviation, the dew point is that over water. Arrived is the share of the
+readings that the interval promises, between the sensor's own first and last one.
 
 --live serves a page with the readings of one .csv, at http://127.0.0.1:10002/ until Ctrl+C: breathe
 on the sensor and see. With --host 0.0.0.0 everybody in your network can look, on a phone too.
