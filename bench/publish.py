@@ -7,7 +7,7 @@
 
 Both publish a file of readings to mosquitto with QoS 1 and MQTT 5, with up to 100 under way:
 mosquitto_pub its lines as they are, to one topic (-l); publish.py the same readings from a log, of
-which it parses each row, makes JSON, and saves how far it is. Between a run of 15,000 readings and
+which it parses each row, makes JSON, and saves its position. Between a run of 15,000 readings and
 one of 60,000 the difference is 45,000: starting and ending are not in it. mosquitto_pub loses what
 is beyond 65,535 lines. Then publish.py follows a log in which a reading appears every 2 s.
 
