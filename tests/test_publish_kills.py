@@ -116,7 +116,7 @@ def test_killed_under_load_and_rotation(publish, mosquitto, subscriber, log, kil
         server.stop()
     running = publish(broker.url, "--once")
     assert running.process.wait(3600) == 0
-    arrived = heard.wait_for_rows(union(log), 300)
+    arrived = heard.wait_for_rows(union(log), 1200)
     assert len(union(log)) > server.written * 0.9, "a few are lost between copy and truncation"
     assert set(arrived) <= set(map(row, range(server.written))), "none is invented"
     assert "gone" not in "".join(path.read_text() for path in log.parent.glob("publish.*.err"))
@@ -141,7 +141,7 @@ def test_broker_restarted_under_load(publish, mosquitto, subscriber, log, restar
         broker.stop()  # killed with -9 mosquitto may lose the last one it has acknowledged
         broker.start()
         running.says("\n".join([r"connected(?:.|\n)*"] * (restart + 1)))
-    heard.wait_for_rows([row(k) for k in range(written)], 60)
+    heard.wait_for_rows([row(k) for k in range(written)], 600)
     assert running.stop() == 0
 
 
@@ -159,7 +159,7 @@ def test_backlog_of_a_day(publish, mosquitto, subscriber, log, rows):
     broker.process.send_signal(signal.SIGCONT)
     begun = time.monotonic()
     last = str(n_of(row(2000 * (rows - 1))))
-    until(lambda: last in heard.end(), "the end of the backlog", 60)
+    until(lambda: last in heard.end(), "the end of the backlog", 600)
     print(f"{rows} readings in {time.monotonic() - begun:.1f} s")
     assert heard.wait_for_rows([row(2000 * (rows - 1))]) == [row(2000 * k) for k in range(rows)]
     assert running.stop() == 0
@@ -177,7 +177,7 @@ def test_packed_and_live_log(publish, mosquitto, subscriber, log, rows):
     running = publish(broker.url, "--all", "--no-discovery")
     sizes = []
     for k in range(rows // 10, rows + 1, rows // 10):
-        until(lambda k=k: last_n(heard) >= n_of(row(k - 1)), f"{k} readings", 200)
+        until(lambda k=k: last_n(heard) >= n_of(row(k - 1)), f"{k} readings", 600)
         sizes.append(resident(running))
     print(f"{rows} readings in {time.monotonic() - begun:.1f} s, {max(sizes):.1f} MiB")
     assert max(sizes) < sizes[0] + 2, sizes
