@@ -4,21 +4,25 @@ A module imports only from those above it in this list. The scripts hold the opt
 loops: `run` in client.py on the Pi, `Server.run` in server.py. publish.py's is `Publisher.run`.
 
 A reading's way:
-    1. pi/sensor       `Sensor.read`: a driver's values, plausible and confirmed
-    2. client.py       `run` gives it to `PlainSender.send` (pi/link) or `NamedSender.send`
-                       (pi/delivery), which spools it while it cannot be delivered (pi/spool)
-    3. server.py       `Server.run`: `Inbox.receive`, `check`, `Writer.write`, `answer`
-    4. server/writer   `Writer.write`: to each log, and named ones on the disk, once each
+    1. pi/sensor       `Sensor.read`: a driver's values, confirmed; `check` refuses what is out of
+                       range, and `run` in client.py counts it as failed
+    2. client.py       `run` gives it to `PlainSender.send` (pi/link), which sends it once, or to
+                       `NamedSender.send` (pi/delivery): the oldest goes first, with its age
+                       (`Waiting.age` in pi/spool), until `receive` gets its acknowledgement
+    3. server.py       `Server.check` refuses and counts what is not a reading (`datagram.parse`) or
+                       may not be sent (`Senders.authenticate`); `Senders.take` knows duplicates
+    4. server/writer   `Writer.write` gives it to each log, once; `Backlog` keeps what a log cannot
+                       take now; then `Server.answer` acknowledges it
     5. log/formats     `TextLog`, `DbLog`, `CsvLog`: `append`
     6. publish.py      `Publisher.run`: `Follower.read` (log/follow), `send`, and `settle`, once
                        the broker has acknowledged it; report.py reads the same logs
 
 Above:
     addresses       the addresses of this machine, for lines that tell what to type elsewhere
-    datagram        the form of readings and acknowledgements: written, parsed, signed, verified
+    datagram        readings and acknowledgements: written, parsed, signed, verified; the ranges
     screen          stdout and stderr, which never keep a script waiting
     stop            what stops a script: Ctrl+C, SIGTERM, a lost terminal
-    console         options, one-line errors, talk
+    console         options, one-line errors, messages on stderr
     keys            key files
     resolve         the addresses of a host
     silence         when a sensor counts as silent
@@ -38,7 +42,7 @@ pi/, on the Pi alone:
     pi/link         the connection to the server; the sender of plain readings
     pi/checksum     the lines of the spool; what is intact in a damaged one
     pi/spool        the readings that wait to be delivered, on the disk
-    pi/delivery     the sender of named readings, each until it is acknowledged; draws their n
+    pi/delivery     the sender of named readings, each until it is acknowledged; gives it its n
 
 server/:
     server/arrival      what the kernel tells of a datagram: when it arrived, at which address

@@ -111,7 +111,7 @@ def test_from_the_first_named_reading_on_the_kernel_tells_of_each():
         sock.setblocking(False)
         inbox = Inbox(sock)
         for answers, batch, told in (False, BUSY_BATCH, 1), (False, 999, 0), (True, 999, 1):
-            inbox.answers, inbox.batch = answers, batch
+            inbox.named_came, inbox.batch = answers, batch
             send(sock.getsockname()[1], b"50.0,20.0")
             received = inbox.receive(10)
             assert received.datagrams == (b"50.0,20.0",)

@@ -7,8 +7,7 @@
 A format is a class in `LOGS`. It is opened with a path and what reports a mended file, has `path`,
 `append(rows)`, which makes the rows readable, and `flush()`, which puts them on the disk. All raise
 OSError, and have then undone what they began: append the same rows again, and no line is torn, none
-doubled. A new format goes into `LOGS`; if it knows names and n, into
-`recovery.RECOVERABLE` too; and into `tables` if report.py is to read it.
+doubled. CONTRIBUTING.md lists what else has to know of a new format.
 """
 
 from __future__ import annotations
@@ -44,8 +43,7 @@ COLUMNS = {
 WHOLE = {column: whole for column, (whole, _) in COLUMNS.items()}
 IS_WHOLE = {column: re.compile(whole).fullmatch for column, whole in WHOLE.items()}
 READING = WHOLE["humidity"] + b"," + WHOLE["temperature"]
-# A row: groups 1 and 2 are name and n of a named one.
-NAMED = rb"(%b),%b,(%b)" % (WHOLE["name"], READING, WHOLE["n"])  # two groups: name and n
+NAMED = rb"(%b),%b,(%b)" % (WHOLE["name"], READING, WHOLE["n"])  # groups 1 and 2
 PLAIN = rb"," + READING + rb","
 ROW = WHOLE["time"] + b"," + WHOLE["client"] + rb",(?:" + PLAIN + b"|" + NAMED + b")"
 NAMED_ROW = re.compile(rb"Z,[^,\n]*," + NAMED + rb"\r?\n")  # in a block of rows, for a quick search

@@ -93,7 +93,7 @@ class NamedSender:
                 return
 
     def finish(self, stop: Stop) -> None:
-        """Deliver until no reading is left."""
+        """Deliver until no reading is left, however long that takes; Ctrl+C ends it."""
         self.receive(self.link.wait(0.0, stop))
         while self.queue:
             self.deliver(time.monotonic() + RESEND, stop)

@@ -16,7 +16,9 @@ from dht22 import VERSION
 from dht22.console import Once
 from dht22.log.formats import LoggedReading
 
-EXPIRES_AFTER = 600.0  # seconds, at least; an older reading is not shown as that of now
+# Seconds, at least; three intervals if that is longer. Then Home Assistant says `unavailable`. The
+# server says `silent` earlier (silence.py): a display is not to flicker with each lost reading.
+EXPIRES_AFTER = 600.0
 DISCOVERY_EVERY = 600.0  # seconds
 STATES = 5  # after a discovery, one a second: Home Assistant may take seconds to listen for them
 ANNOUNCED = 1_000  # sensors at most: anybody in the network may send from many addresses

@@ -40,7 +40,7 @@ class Publisher:
         self.display = display
         self.prefix = prefix
         self.connections = 0  # of the link, that were noticed
-        self.read: deque[tuple[Position, LoggedReading]] = deque()  # that are still to be sent
+        self.unsent: deque[tuple[Position, LoggedReading]] = deque()
         self.at_end = False  # of the log, at the last look
         self.look_due = 0.0  # monotonic, as all times here
         self.under_way: deque[tuple[int, Position]] = deque()  # by message id, oldest first
@@ -86,13 +86,13 @@ class Publisher:
                             self.display.hear(parse_row(row))
 
     def is_done(self) -> bool:
-        waits = self.read or self.under_way or self.messages or self.display.is_due()
+        waits = self.unsent or self.under_way or self.messages or self.display.is_due()
         return self.at_end and not waits
 
     def begin(self) -> None:
         """Go back to what is acknowledged: what was under way on another connection may be lost."""
         self.connections = self.link.connections
-        self.read.clear()
+        self.unsent.clear()
         self.under_way.clear()
         self.acknowledged.clear()
         self.messages.clear()
@@ -137,11 +137,11 @@ class Publisher:
             if self.messages:
                 self.link.publish(self.messages.popleft())
                 continue
-            if not self.read:
+            if not self.unsent:
                 self.look()
-            if not self.read:
+            if not self.unsent:
                 return
-            position, reading = self.read.popleft()
+            position, reading = self.unsent.popleft()
             topic = f"{self.prefix}/reading/{level(reading.sensor)}"
             mid = self.link.publish(Message(topic, payload(reading)))
             self.under_way.append((mid, position))
@@ -162,7 +162,7 @@ class Publisher:
             positions = []
         for position in positions:
             try:
-                self.read.append((position, parse_row(position.line)))
+                self.unsent.append((position, parse_row(position.line)))
             except ValueError as reason:
                 self.not_rows.say("row", f"passed over {position.line.decode('ascii')} ({reason})")
         if not positions:

@@ -83,7 +83,7 @@ class Inbox:
         self.buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)  # bytes, granted
         self.gather = min(GATHER, self.buffer / BYTES_PER_DATAGRAM / FASTEST_RATE)  # seconds
         self.batch = 0  # datagrams in the last batch
-        self.answers = False  # a named reading has come: each may want an answer from now on
+        self.named_came = False  # then each datagram may want an answer
         self.received = 0
         self.dropped = 0  # by the kernel, because its buffer was full
         self.failing_since = 0.0  # monotonic, seconds
@@ -127,7 +127,7 @@ class Inbox:
     def receive(self, room: int) -> Received:
         """Return the datagrams that wait, as many as there is room for; raise Broken."""
         batch: list[tuple[Any, ...]] = []  # of each: its bytes, what the kernel tells, who sent it
-        tells = CAN_TELL and (self.answers or self.batch <= BUSY_BATCH)
+        tells = CAN_TELL and (self.named_came or self.batch <= BUSY_BATCH)
         receive = self.sock.recvmsg if tells else self.sock.recvfrom
         sizes = (LIMIT + 1, ANCILLARY_SPACE) if tells else (LIMIT + 1,)
         try:
@@ -156,7 +156,7 @@ class Inbox:
 
         Raise ValueError if it was not told of this batch: when the reading arrived is not known.
         """
-        self.answers = True
+        self.named_came = True
         if CAN_TELL and not batch.told:
             raise ValueError("the first named one in a flood; its client sends it again")
 

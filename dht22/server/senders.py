@@ -16,8 +16,8 @@ OTHERS = "(others)"  # no sensor can have this name
 SHOWN = 50  # in a line, and in the summary
 
 
-class Sender:
-    """What is remembered of a sensor."""
+class KnownSender:
+    """What is remembered of a sensor that has sent something."""
 
     def __init__(self, stored: int = 0) -> None:
         self.taken = stored  # the highest n that was taken: what is not above it is a duplicate
@@ -76,8 +76,8 @@ class Senders:
         self.keys = keys
         # Without keys anybody can have sent anything: that does not count once there are keys.
         known = {name: n for name, n in recovered.items() if keys is None or name in keys}
-        self.named = {name: Sender(n) for name, n in known.items()}
-        self.plain: dict[str, Sender] = {}
+        self.named = {name: KnownSender(n) for name, n in known.items()}
+        self.plain: dict[str, KnownSender] = {}
         self.back: list[str] = []  # reports of those that were silent before
         self.notices = notices
         used_up = [f"{name} has used up its numbers" for name, n in known.items() if n >= HIGHEST_N]
@@ -115,7 +115,7 @@ class Senders:
         if not sender:
             if len(self.named) >= NAMES:
                 raise ValueError("too many names")
-            sender = self.named[named.name] = Sender()
+            sender = self.named[named.name] = KnownSender()
         sender.taken = named.n
         if sender.alternates(address, at):
             self.notices.add(
@@ -143,7 +143,7 @@ class Senders:
             if not sender:
                 if len(self.plain) >= ADDRESSES:
                     key = OTHERS
-                sender = self.plain.setdefault(key, Sender())
+                sender = self.plain.setdefault(key, KnownSender())
             if sender.is_silent:
                 self.back.append(f"{key} is back")
             sender.hear(readings, now)
@@ -158,7 +158,7 @@ class Senders:
         if changes:
             self.notices.add(listed(changes), listed(changes))  # each is news
 
-    def all(self) -> list[tuple[str, Sender]]:
+    def all(self) -> list[tuple[str, KnownSender]]:
         return [*self.named.items(), *self.plain.items()]
 
     def duplicates(self) -> int:
