@@ -21,7 +21,8 @@ def minutes_of(path, since=SINCE):
 
 @pytest.fixture
 def late(monkeypatch):
-    """Look back 50 rows at a time."""
+    """Look back 50 rows, 10 at a time."""
+    monkeypatch.setattr(lines, "BLOCK", 10 * len(row(0)))
     monkeypatch.setattr(lines, "LATE_BYTES", 50 * len(row(0)))
     monkeypatch.setattr(lines, "LATE_ROWS", 50)
 
@@ -61,7 +62,8 @@ def test_it_ends_where_a_spools_worth_is_older_throughout(tmp_path, late, ending
         write(tmp_path / "datalog.csv", *rows)
     else:
         write_db(tmp_path / "datalog.db", *rows).close()
-    assert minutes_of(tmp_path / f"datalog{ending}") == [*range(500, 600)]
+    found = minutes_of(tmp_path / f"datalog{ending}")
+    assert found[-100:] == [*range(500, 600)] and len(found) < 111
 
 
 def test_lines_that_are_no_rows_stop_nothing(tmp_path, late):
@@ -87,7 +89,8 @@ def test_the_last_week_of_years_takes_as_long_as_a_week(tmp_path):
         log.seek(2**30)
         log.write(b"\n" + b"".join(row(minute * MINUTE).encode() for minute in range(1440)))
     began = os.times()
-    assert minutes_of(path) == [*range(500, 1440)]
+    found = minutes_of(path)
+    assert found[-940:] == [*range(500, 1440)] and len(found) <= 1440
     assert os.times().user - began.user < 1
 
 

@@ -6,8 +6,8 @@ import re
 from argparse import ArgumentTypeError
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timezone
-from itertools import islice
 from statistics import median
 from typing import Any
 
@@ -17,6 +17,8 @@ from dht22.silence import is_silent
 
 RECENT = 15  # readings of a sensor, whose median pause is its interval
 AHEAD = 60.0  # seconds; further in the future a clock was wrong
+
+SENDER = re.compile(rb"Z,([^,\n]*,[^,\n]*),")  # in a row: its client and its name
 
 Limits = dict[str, tuple[float, float]]  # of quantities: the lowest and the highest that is good
 
@@ -44,30 +46,29 @@ def latest(
 
 
 def recent_of(log: LogFile, chosen: Chosen) -> dict[str, list[LoggedReading]]:
-    """Return the last readings of each sensor in a log that are wanted."""
-    recent: dict[str, list[LoggedReading]] = defaultdict(list)
+    """Return the last readings of each sensor in a log that are wanted, the newest first.
+
+    Cron asks often: most blocks tell no more than that they hold the sensors that are known.
+    """
     since, until = stamp_of(chosen.since), stamp_of(chosen.until) or b"9"
-    for block in blocks(log, since):
-        lines: dict[bytes, list[bytes]] = defaultdict(list)
-        for line in block.split(b"\n"):
-            fields = line.split(b",")
-            if len(fields) == 6 and since <= fields[0] < until:
-                lines[fields[2] or fields[1]].append(line)
-        for some in lines.values():
-            newest = [*islice(rows(reversed(some)), RECENT)][::-1]
-            if newest and chosen.has(newest[0].sensor):
-                name = newest[0].sensor
-                recent[name] = [*recent[name], *newest][-RECENT:]
-    return recent
-
-
-def rows(lines: Iterable[bytes]) -> Iterable[LoggedReading]:
-    """Yield what is in those lines that are rows."""
-    for line in lines:
-        try:
-            yield parse_row(line)
-        except ValueError:
+    recent: dict[str, list[LoggedReading]] = defaultdict(list)
+    for block in reversed([*blocks(log, since)]):
+        senders = {sensor_of(*sender.split(b",")) for sender in set(SENDER.findall(block))}
+        if all(len(recent[sender]) >= RECENT or not chosen.has(sender) for sender in senders):
             continue
+        for line in reversed(block.split(b"\n")):
+            fields = line.split(b",")
+            if len(fields) != 6 or not since <= fields[0] < until:
+                continue
+            sender = sensor_of(*fields[1:3])
+            if len(recent[sender]) < RECENT and chosen.has(sender):
+                with suppress(ValueError):  # it is not a row
+                    recent[sender].append(parse_row(line))
+    return {sender: readings for sender, readings in recent.items() if readings}
+
+
+def sensor_of(client: bytes, name: bytes) -> str:
+    return (name or client).decode("ascii", "replace")
 
 
 def condition(readings: list[LoggedReading], at: datetime, limits: Limits) -> dict[str, Any]:

@@ -108,8 +108,8 @@ def blocks(log: LogFile, since: bytes = b"") -> Iterator[bytes]:
             if log.ending == ".db":
                 yield from database_blocks(log, file, since)
             else:
-                if since and not log.packing:
-                    file.seek(beginning(file, since))
+                if since and not log.packing and file.seek(beginning(file, since)):
+                    file.readline()
                 yield from file_blocks(log, file)
     except (ImportError, OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or error
@@ -117,24 +117,27 @@ def blocks(log: LogFile, since: bytes = b"") -> Iterator[bytes]:
 
 
 def beginning(file: BufferedIOBase, since: bytes) -> int:
-    """Return the offset behind which all rows since a time are.
+    """Return the offset behind which all rows since a time are; it may be within an older line.
 
     It is looked for from the end, until the last LATE_BYTES are older throughout: the last week of
     years takes as long as a week.
     """
-    found = file.seek(0, os.SEEK_END)
-    while found:
-        start = max(0, found - LATE_BYTES)
+    found = start = file.seek(0, os.SEEK_END)
+    while start and found - start < LATE_BYTES:
+        beyond, start = start, max(0, start - BLOCK)
         file.seek(start)
-        lines = file.read(found - start).split(b"\n")
-        for place, line in enumerate(lines):
-            # The first one is a piece of a line, if not of the whole file
-            if line[: len(since)] >= since and (place or not start):
-                found = start + sum(len(each) + 1 for each in lines[:place])
-                break
-        else:
-            return found
-    return 0
+        block = file.read(beyond - start + len(since))
+        if not start:
+            block = b"\n" + block  # else the first line began in the block before
+        if has_newer(block, since):
+            found = start
+    return found
+
+
+def has_newer(block: bytes, since: bytes) -> bool:
+    """Tell whether a line that begins behind a line end in a block is not older."""
+    newest = block[block.rfind(b"\n", 0, -len(since)) + 1 :]  # mostly enough
+    return newest >= since or any(line[: len(since)] >= since for line in block.split(b"\n")[1:])
 
 
 def file_blocks(log: LogFile, file: BufferedIOBase) -> Iterator[bytes]:
