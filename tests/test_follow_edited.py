@@ -82,7 +82,7 @@ def play(path, seed):
     folder.file.close()
 
 
-@pytest.mark.parametrize("runs", [100, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("runs", [60, pytest.param(10_000, marks=pytest.mark.long)])
 def test_nothing_is_lost_whatever_is_done_to_the_files(tmp_path, monkeypatch, runs):
     for module in follow, position, rotated:
         monkeypatch.setattr(module, "BLOCK", 350)  # some three rows
