@@ -43,7 +43,7 @@ PING = 20  # seconds; a browser that does not answer in that time is gone
 MESSAGE = 1_000_000  # bytes; a browser tells where it looks, no more
 IDLE = 60  # seconds; a connection on which nothing is asked
 EVERYWHERE = ("0.0.0.0", "::")
-DISPLAYS = {"DISPLAY", "WAYLAND_DISPLAY"}  # in the environment, where there is a screen
+DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")  # in the environment, where there is a screen
 SENTENCE = """<!DOCTYPE html><meta charset="utf-8"><meta http-equiv="refresh" content="{again}">
 <meta name="viewport" content="width=device-width"><title>report.py</title><p>{sentence}</p>
 """
@@ -168,6 +168,7 @@ def introduce(host: str, sockets: list[socket], log: LogFile) -> None:
         names = [*own_addresses(), f"{gethostname()}.local"] if bound.is_unspecified else [host]
         there = " or ".join(f"http://{host_port(name, port)}/" for name in names)
         say(f"everybody in your network can look, at {there}")
-    if DISPLAYS & os.environ.keys() or sys.platform in ("darwin", "win32"):
-        # In a process of its own: some browsers return when they are closed
-        Popen([sys.executable, "-m", "webbrowser", here], stdout=DEVNULL, stderr=DEVNULL)
+    if any(map(os.environ.get, DISPLAYS)) or sys.platform in ("darwin", "win32"):
+        with suppress(OSError):  # then the address has to be typed
+            # In a process of its own: some browsers return when they are closed
+            Popen([sys.executable, "-m", "webbrowser", here], stdout=DEVNULL, stderr=DEVNULL)
