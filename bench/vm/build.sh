@@ -11,7 +11,7 @@ here=$(dirname "$(realpath "$0")")
 project=$(realpath "$here/../..") folder=$(realpath -m "$1")
 suite=${SUITE:-trixie} mirror=${MIRROR:-http://deb.debian.org/debian}
 packages=systemd,systemd-sysv,udev,dbus,libpam-systemd,systemd-resolved,systemd-timesyncd,python3
-packages+=,python3-paho-mqtt,python3-pip,mosquitto,logrotate,linux-image-amd64,initramfs-tools
+packages+=,python3-paho-mqtt,python3-venv,mosquitto,logrotate,linux-image-amd64,initramfs-tools
 packages+=,sudo,iproute2,openssh-server,e2fsprogs,dosfstools,f2fs-tools,zstd,xz-utils,kmod,procps
 packages+=,cron,less,psmisc,busybox-static,passwd,login,tzdata,avahi-daemon,libnss-mdns
 mkdir -p "$folder"

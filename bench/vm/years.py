@@ -162,9 +162,7 @@ def set_up(desktop: Guest, pi: Guest) -> None:
     )
     for name in "kitchen", "attic":
         desktop.expect(f"{name} is logged", logged_lately(name))
-    old_paho = desktop.ssh("python3 -c 'from paho.mqtt.client import CallbackAPIVersion'")[0]
-    apt, *others = blocks("The publisher")[0]
-    for command in [*(blocks("The publisher")[1] if old_paho else [apt]), *others]:
+    for command in blocks("The publisher")[0]:
         desktop.type(command, "logger")
     desktop.expect("the publisher runs", "sudo journalctl -u dht22-publish | grep publishing")
 
@@ -197,9 +195,9 @@ def disturb(desktop: Guest, pi: Guest) -> None:
             guest.wait_until_up()
         all_is_well(desktop, pi)
     desktop.expect("it tells its address", address_is_told(desktop))
-    desktop.type("sudo pkill -9 -f /opt/dht22/server.py")
+    desktop.type("sudo pkill -9 -f '/opt/dht22/[s]erver.py'")
     all_is_well(desktop, pi)
-    pi.type("sudo pkill -9 -f /opt/dht22/client.py")
+    pi.type("sudo pkill -9 -f '/opt/dht22/[c]lient.py'")
     all_is_well(desktop, pi)
     desktop.type(
         "sudo systemctl stop dht22-server && sleep 15 && sudo systemctl start dht22-server"
