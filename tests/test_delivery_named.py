@@ -148,7 +148,7 @@ time.time = lambda: true() - 3600 * (not os.path.exists(spool.CLOCK_IS_SET))
     running = server("--quiet", port=port)
     timers = {"pi.spool.CLOCK_PATIENCE": 1000.0 if is_set else 0.5}
     after = sensor(port, "--interval", 0.01, "--count", 30, setup=setup, timers=timers)
-    after.says("^they wait until the clock is set, for 2 minutes after the start at most$")
+    after.says("^they wait until the clock is set, for 5 minutes after the start at most$")
     if is_set:
         until(lambda: len(after.read()) == 30)
         assert (tmp_path / "datalog.csv").read_text() == HEADER

@@ -66,7 +66,7 @@ class NamedSender:
                 " only if its clock was right then and is right now"
             )
             if not is_clock_set():
-                say("they wait until the clock is set, for 2 minutes after the start at most")
+                say("they wait until the clock is set, for 5 minutes after the start at most")
 
     def send(self, reading: str) -> bool:
         """Queue a reading that was just read."""

@@ -16,7 +16,7 @@ from dht22.pi.checksum import SPOOL_LINE, TORN_LINE, fields_of, restore, with_ch
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 CLOCK_IS_SET = "/run/systemd/timesync/synchronized"  # systemd-timesyncd makes it, once in a boot
-CLOCK_PATIENCE = 120.0  # seconds after the start of the machine that it may take
+CLOCK_PATIENCE = 300.0  # seconds after the start of the machine that it may take
 WRITE_AGAIN = 1.0  # seconds from one try of a spool that cannot be written to the next
 LONG_FILE = 200_000  # lines, after which the file is replaced by one with only the unsent readings
 
