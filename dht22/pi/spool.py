@@ -39,7 +39,9 @@ def boottime() -> float:
 
 
 def is_clock_set() -> bool:
-    """Tell whether the clock was set in this boot, or too long has passed to wait for that."""
+    """Tell whether the clock was set in this boot, or there is nothing to wait for any more."""
+    if not os.path.isdir(os.path.dirname(CLOCK_IS_SET)):  # systemd-timesyncd does not run here
+        return True
     return os.path.exists(CLOCK_IS_SET) or boottime() > CLOCK_PATIENCE
 
 
