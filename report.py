@@ -32,8 +32,8 @@ Both are reported on stderr. A .txt log has neither times nor names: it gives fi
 
 A named sensor goes by its name, a plain one by its address. Times are in UTC, as in the log;
 --local shows them in the time zone of this computer. The interval is the median; a gap is more
-than 2.5 of it, and the five longest are listed. Missing are single readings, too. Suspicious is a
-spike that is far higher than usual for the sensor: counted, marked in the picture, never removed.
+than 2.5 of it, and the five longest are listed. Missing counts single readings too. Suspicious is
+a spike that is far higher than usual for the sensor: counted, marked in the picture, never removed.
 std is the sample standard deviation, the dew point is that over water. Arrived is the share of the
 readings that the interval promises, between the sensor's own first and last one.
 
@@ -132,8 +132,8 @@ def get_parser() -> Parser:
     add("--local", action="store_true", help="use local times (default: UTC)")
     add("--json", action="store_true", help="print the figures for a program")
     add("--last", action="store_true", help="print the latest readings; 1 if something is wrong")
-    add("--temperature", type=limits, metavar="LOW..HIGH", help="with --last: else wrong (°C)")
-    add("--humidity", type=limits, metavar="LOW..HIGH", help="with --last: else wrong (%%)")
+    add("--temperature", type=limits, metavar="LOW..HIGH", help="with --last: what is normal (°C)")
+    add("--humidity", type=limits, metavar="LOW..HIGH", help="with --last: what is normal (%%)")
     add("--live", action="store_true", help="serve a page that shows readings as they arrive")
     host, http = "127.0.0.1", 10002
     add("--host", default=host, help=f"where to serve it; 0.0.0.0: for everybody (default: {host})")

@@ -7,12 +7,15 @@ A reading's way:
     1. pi/sensor       `Sensor.read`: a driver's values, confirmed; `check` refuses what is out of
                        range, and `run` in client.py counts it as failed
     2. client.py       `run` gives it to `PlainSender.send` (pi/link), which sends it once, or to
-                       `NamedSender.send` (pi/delivery): the oldest goes first, with its age
-                       (`Waiting.age` in pi/spool), until `receive` gets its acknowledgement
+                       `NamedSender.send` (pi/delivery), which queues it: `transmit` sends the
+                       oldest, with its age (`Waiting.age` in pi/spool), until `receive` gets the
+                       acknowledgement
     3. server.py       `Server.check` refuses and counts what is not a reading (`datagram.parse`) or
-                       may not be sent (`Senders.authenticate`); `Senders.take` knows duplicates
+                       may not be sent (`Senders.authenticate`); `Senders.take` stops what it has
+                       had before: repetitions, and replays of recorded datagrams
     4. server/writer   `Writer.write` gives it to each log, once; `Backlog` keeps what a log cannot
-                       take now; then `Server.answer` acknowledges it
+                       take now, and new named readings are refused meanwhile: they wait on the
+                       Pi; then `Server.answer` acknowledges it
     5. log/formats     `TextLog`, `DbLog`, `CsvLog`: `append`
     6. publish.py      `Publisher.run`: `Follower.read` (log/follow), `send`, and `settle`, once
                        the broker has acknowledged it; report.py reads the same logs

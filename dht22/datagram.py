@@ -62,13 +62,13 @@ Ack = namedtuple("Ack", "name last interval mac")
 def format_in_range(humidity: float, temperature: float) -> str:
     """Return a reading as it is sent and logged, rounded to 0.1, never `-0.0`.
 
-    humidity is in percent relative humidity (0 to 100), temperature in degrees Celsius (-40 to 80);
-    out of range, before rounding, raises ValueError.
+    humidity is in percent relative humidity, temperature in degrees Celsius; out of HUMIDITY_RANGE
+    or TEMPERATURE_RANGE, before rounding, raises ValueError.
     """
     if not HUMIDITY_RANGE[0] <= humidity <= HUMIDITY_RANGE[1]:
-        raise ValueError("humidity out of range (0 to 100 %)")
+        raise ValueError("humidity out of range ({:g} to {:g} %)".format(*HUMIDITY_RANGE))
     if not TEMPERATURE_RANGE[0] <= temperature <= TEMPERATURE_RANGE[1]:
-        raise ValueError("temperature out of range (-40 to 80 °C)")
+        raise ValueError("temperature out of range ({:g} to {:g} °C)".format(*TEMPERATURE_RANGE))
     return f"{humidity:.1f},{temperature:.1f}".replace("-0.0", "0.0")
 
 

@@ -1,4 +1,7 @@
-"""When a sensor counts as silent: one rule for the server, for report.py and for its page."""
+"""When a sensor counts as silent: one rule for the server, for report.py and for its page.
+
+Home Assistant is told a longer time: EXPIRES_AFTER in publish/messages.
+"""
 
 SILENT = 60.0  # seconds without a reading, at least
 SILENT_INTERVALS = 5  # of the sensor, at least

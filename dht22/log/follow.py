@@ -71,7 +71,10 @@ class Follower:
         self.missed: dict[bytes, float] = {}  # finished files that are gone, since when (monotonic)
 
     def read(self) -> list[Position]:
-        """Return the positions behind the rows that are new, none at the end; raise OSError."""
+        """Return the position behind each new row (the row is its `line`), none at the end.
+
+        Raise OSError.
+        """
         while True:
             before = self.position
             rows = self.rows()

@@ -222,7 +222,9 @@ class DbLog:
                 self.connection.execute("ROLLBACK")
 
     def append(self, rows: Rows) -> None:
-        if was_moved(self.path, self.file):  # its -wal would be left behind, with rows in it
+        # Unlike a LineFile, a database is not begun again: its -wal would be left behind, with rows
+        # in it. They wait until it is back, or the server is started again.
+        if was_moved(self.path, self.file):
             raise OSError(errno.ENOENT, "moved away")
         values = [
             (rfc3339(time), client, name, *reading.split(","), n)

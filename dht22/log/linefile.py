@@ -144,7 +144,7 @@ class LineFile:
     def append(self, lines: bytes) -> None:
         """Append whole lines; raise OSError, and nothing is appended, if they do not fit."""
         self.undo()
-        self.size_before = self.reopen_if_moved()
+        self.size_before = self.recreate_if_moved()
         rest = memoryview(lines if self.size_before else self.header + lines)
         try:
             while rest:
@@ -153,7 +153,7 @@ class LineFile:
             self.roll_back()
             raise
 
-    def reopen_if_moved(self) -> int:
+    def recreate_if_moved(self) -> int:
         """Create the file again if it was renamed or removed; return its size.
 
         On Windows it is closed while it is replaced, and opened again here.

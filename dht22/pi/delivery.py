@@ -20,7 +20,7 @@ from dht22.stop import Stop
 
 # Seconds to the first repetition, times 1 to 1.5, and doubled for each further one (RFC 7252, 4.2)
 RESEND = 1.0
-RESEND_MOST = 2.0, 60.0  # the interval is the longest pause to a repetition, but within these
+RESEND_MOST = 2.0, 60.0  # bounds of the longest pause to a repetition, which is the interval
 FIRST_UNANSWERED = 5.0  # seconds, after which it is reported that no answer has come yet
 UNANSWERED = 60.0  # seconds, after which it is reported that no further answer comes
 MACS = 16  # kept of one n: on a slow link an answer may be that to an earlier repetition
@@ -190,7 +190,10 @@ class NamedSender:
     # Answers
 
     def receive(self, datagram: bytes) -> None:
-        """Take an acknowledgement; only one of the very n under way settles the oldest reading."""
+        """Take an acknowledgement of the oldest reading, which has the n under way.
+
+        A higher n makes us give it a new one; a lower one, a late answer, is ignored.
+        """
         try:
             ack = parse_ack(datagram)
         except ValueError:

@@ -230,9 +230,10 @@ def open_simulated(model: str, pin: int | None, name: str = "") -> Driver:
 
 
 # To add one: a function that is given the model, as in --sensor, and the pin (BCM number), and
-# returns a Driver. Whatever it raises means that it cannot be used here. Nothing else has to know
-# it: the least interval and the ranges are the Driver's, and what --sensor may be is for the
-# function to say (DHT22 if the option is not given).
+# returns a Driver. Whatever it raises means that it cannot be used here. The least interval and
+# the ranges are the Driver's, and what --sensor may be is for the function to say (DHT22 if the
+# option is not given). Nothing else has to be changed, unless the sensor measures beyond the ranges
+# in datagram.py.
 DRIVERS = {
     "iio": open_iio,
     "adafruit": open_adafruit,

@@ -150,7 +150,7 @@ class Writer:
             self.overflowed += len(batch.rows)
 
     def release(self) -> None:
-        """Let what all others have wait for the last log."""
+        """Let the named batches that all other logs have wait for the last one."""
         while self.held and self.held[0].logs == len(self.others):
             self.last.add(self.held.pop(0))
 
