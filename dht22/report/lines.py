@@ -137,7 +137,7 @@ def beginning(file: BufferedIOBase, since: bytes) -> int:
 def has_newer(block: bytes, since: bytes) -> bool:
     """Tell whether a line that begins behind a line end in a block is not older."""
     newest = block[block.rfind(b"\n", 0, -len(since)) + 1 :]  # mostly enough
-    return newest >= since or any(line[: len(since)] >= since for line in block.split(b"\n")[1:])
+    return newest >= since or max(block.split(b"\n")[1:], default=b"") >= since
 
 
 def file_blocks(log: LogFile, file: BufferedIOBase) -> Iterator[bytes]:
