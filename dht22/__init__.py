@@ -5,14 +5,14 @@ loops: `run` in client.py on the Pi, `Server.run` in server.py. publish.py's is 
 
 A reading's way:
     1. pi/sensor       `Sensor.read`: a driver's values, confirmed; `check` refuses what is out of
-                       range, and `run` in client.py counts it as failed
+                       range; if each try fails, `run` in client.py counts the poll as failed
     2. client.py       `run` gives it to `PlainSender.send` (pi/link), which sends it once, or to
                        `NamedSender.send` (pi/delivery), which queues it: `transmit` sends the
                        oldest, with its age (`Waiting.age` in pi/spool), until `receive` gets the
                        acknowledgement
     3. server.py       `Server.check` refuses and counts what is not a reading (`datagram.parse`) or
-                       may not be sent (`Senders.authenticate`); `Senders.take` stops what it has
-                       had before: repetitions, and replays of recorded datagrams
+                       may not be sent (`Senders.authenticate`); `Senders.take` stops a named
+                       reading that it has had before: a repetition, or a replay
     4. server/writer   `Writer.write` gives it to each log, once; `Backlog` keeps what a log cannot
                        take now, and new named readings are refused meanwhile: they wait on the
                        Pi; then `Server.answer` acknowledges it
@@ -20,7 +20,7 @@ A reading's way:
     6. publish.py      `Publisher.run`: `Follower.read` (log/follow), `send`, and `settle`, once
                        the broker has acknowledged it; report.py reads the same logs
 
-Above:
+dht22/ itself, what several programs share:
     addresses       the addresses of this machine, for lines that tell what to type elsewhere
     datagram        readings and acknowledgements: written, parsed, signed, verified; the ranges
     screen          stdout and stderr, which never keep a script waiting
@@ -30,15 +30,15 @@ Above:
     resolve         the addresses of a host
     silence         when a sensor counts as silent
 
-log/, the files that the server, report.py and publish.py share; the Pi's spool uses the first:
-    log/linefile    files that whole lines are appended to: torn ends, full disks
+log/, the files that the server, report.py and publish.py share; pi/spool uses log/linefile:
+    log/linefile    files that whole lines are appended to: torn ends, full disks, renamed
     log/rows        what the server writes: rows, and the lines of a text and a CSV log
     log/formats     the formats .txt, .csv and .db; how to add one
     log/rotated     what rotation leaves beside a log, packed or not
     log/position    a place in a log, and how it is found again in a copy
     log/follow      the rows of a log from a remembered position on
 
-pi/, on the Pi alone:
+pi/, on the Pi alone, for client.py and dht_read.py:
     pi/iio          what the kernel shows of the sensors that its own driver reads
     pi/drivers      the ways to the sensor; how to add one
     pi/sensor       readings that are plausible and confirmed; the power pin

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable
 
-from dht22.datagram import HUMIDITY_RANGE, TEMPERATURE_RANGE
 from dht22.pi import iio
 
 PIN = 11  # the pin of the course, a BCM number
@@ -20,6 +19,7 @@ MODELS = "DHT22", "AM2302", "DHT11"  # what the drivers below read
 
 Values = tuple[float, float]  # humidity (%), temperature (°C)
 Range = tuple[float, float]  # the lowest and the highest that is possible
+DHT22_RANGES = (0.0, 100.0), (-40.0, 80.0)  # %, °C; AM2302 manual
 
 
 class NoDriver(Exception):
@@ -47,7 +47,7 @@ class Driver:
     of one try and the next. What is `made_up` needs no check: no sensor is read.
 
     `least_interval` is the shortest --interval, in seconds; `rest` if it is not given. `ranges` are
-    those of the sensor, in % and °C; the default is also the widest that the server takes. `model`
+    those of the sensor, in % and °C; what is beyond those of datagram.py, no server takes. `model`
     is the one of MODELS that `read` decodes, None if it finds that out by itself.
     """
 
@@ -61,7 +61,7 @@ class Driver:
         made_up: bool = False,
         close: Callable[[], object] = lambda: None,
         least_interval: float | None = None,
-        ranges: tuple[Range, Range] = (HUMIDITY_RANGE, TEMPERATURE_RANGE),
+        ranges: tuple[Range, Range] = DHT22_RANGES,
         model: str | None = None,
     ) -> None:
         self.name = name

@@ -1,8 +1,9 @@
 """All logs as one: each row goes to each of them once; one that fails does not stop the others.
 
-What waits for a failing log, as on a full disk, is kept in memory. Named readings are on the disk
-before they are acknowledged. Plain ones are left to the operating system, which writes them within
-a minute; in a database they are on the disk at once.
+What was taken and waits for a failing log, as on a full disk, is kept in memory; new named readings
+are refused meanwhile, and wait on their Pi. Named readings are on the disk before they are
+acknowledged. Plain ones are left to the operating system, which writes them within a minute; in a
+database they are on the disk at once.
 """
 
 from __future__ import annotations
