@@ -327,9 +327,8 @@ def test_an_error_is_one_line(script, tmp_path, prog, argv, code, error):
     write_keys(tmp_path / "one", ("kitchen", KITCHEN))
     write_keys(tmp_path / "address", ("192.168.1.7", KITCHEN))
     write_keys(tmp_path / "two", ("kitchen", KITCHEN), ("attic", ATTIC))
-    started = script(
-        prog, *argv, "--port", 10001, *(["--driver", "simulated"] if prog == "client" else [])
-    )
+    others = ["--port", 0] if prog == "server" else ["--driver", "simulated"]
+    started = script(prog, *argv, *others)
     assert started.wait() == code, started.err
     assert started.err.startswith(f"{prog}.py: error: ") and error in started.err
     assert started.err.count("\n") == 1 and started.out == ""
