@@ -301,7 +301,7 @@ def test_ctrl_c_at_any_moment_of_the_start_is_no_traceback(script):
         ended.append(running.wait())
         for number in re.findall(r'server\.py", line (\d+)', running.err):
             assert int(number) <= careful, running.err
-        assert "dht22/" not in running.err, running.err
+        assert str(ROOT / "dht22") not in running.err, running.err
     assert 0 in ended or -signal.SIGINT in ended
 
 
