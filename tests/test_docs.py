@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from dht22.report.lines import blocks, is_row, log_at
+from dht22.report.lines import blocks, check_line, log_at
 from support.made import HEADER, START, row, write, write_db
 from support.tools import ROOT, bash, copied, lines, needs, until
 
@@ -263,7 +263,8 @@ def test_logs_from_elsewhere_get_times(tmp_path, zone):
         command = [sys.executable, "-c", fenced("formats.md", "python", words)]
         subprocess.run(command, cwd=tmp_path, check=True)
     made = [row for name in ("course.csv", "old.csv") for row in lines(tmp_path / name)[1:]]
-    assert all(is_row(line.encode(), ".csv") for line in made)
+    for line in made:
+        check_line(line.encode(), ".csv")  # raises unless it is a row
     assert made == [
         "2026-11-21T09:00:00.000Z,127.0.0.1,,74.3,25.7,",
         "2026-11-21T09:00:02.000Z,127.0.0.1,,65.2,25.0,",

@@ -201,12 +201,3 @@ def check_line(line: bytes, ending: str) -> None:
         parse(line)
         return
     parse_row(line)
-
-
-def is_row(line: bytes, ending: str) -> bool:
-    """Tell whether `line` is one of a log with this ending."""
-    try:
-        check_line(line, ending)
-    except ValueError:
-        return False
-    return True

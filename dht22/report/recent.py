@@ -18,6 +18,7 @@ from dht22.log.follow import Follower
 from dht22.log.formats import parse_row
 from dht22.log.position import Position
 from dht22.log.rotated import rotated
+from dht22.report.latest import RECENT
 from dht22.report.lines import Chosen, LogFile, Unreadable, log_at
 from dht22.report.tables import each_sensor, read
 from dht22.report.times import UTC, now
@@ -26,7 +27,6 @@ from dht22.report.times import UTC, now
 Rows = dict[str, ndarray]
 COLUMNS = {"time": "i8", "humidity": "f4", "temperature": "f4"}
 PERIOD = timedelta(days=30)  # that is loaded, unless more or less is asked for
-INTERVALS = 15  # of the latest readings; their median is the interval
 ROOM = 1000  # readings, at least, that there is room for when arrays are made anew
 BLOCKS = 20  # of the log, at most, at one look: the page is to answer meanwhile
 
@@ -59,7 +59,7 @@ class Sensor:
 
     def interval(self) -> float:
         """Return the usual time between two readings in seconds, 0 if there is one reading."""
-        times = self.rows(max(0, self.count - INTERVALS), self.count)["time"]
+        times = self.rows(max(0, self.count - RECENT), self.count)["time"]
         return float(numpy.median(numpy.diff(times))) / 1000 if len(times) > 1 else 0.0
 
     def add(self, rows: Rows, oldest: int) -> None:

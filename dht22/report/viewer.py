@@ -11,6 +11,7 @@ from bokeh.models import CustomJS, Div, InlineStyleSheet, RadioButtonGroup
 from pandas import Series
 
 from dht22.report.figures import dew_point
+from dht22.report.latest import AHEAD
 from dht22.report.lines import in_order
 from dht22.report.page import MOST_LINES, TEMPLATE, Plots
 from dht22.report.recent import Recent, milliseconds
@@ -29,7 +30,6 @@ SPANS = {
 }
 READINGS = 20  # of a sensor are seen at first, at least
 EDGE = 40  # a part of the time shown is still to come: the latest reading is not on the edge
-AHEAD = MINUTE  # a reading from the future has its time from a wrong clock
 TILES = """
 :host > div, .tiles { width: 100% }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 8px }
@@ -168,7 +168,7 @@ class Viewer:
 
 def state_of(age: float, silent: bool) -> str:
     """Return in words how old a sensor's latest reading is, `age` in ms."""
-    if age < -AHEAD:
+    if age < -1000 * AHEAD:
         return f"{in_words(-age)} ahead: a clock was wrong"
     return f"silent for {in_words(age)}" if silent else f"{in_words(age)} ago"
 
