@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from io import BufferedIOBase
+from io import BufferedIOBase, FileIO
 from pathlib import Path
 
 try:
@@ -26,6 +26,7 @@ LOG_NAME = re.compile(
 )
 DAMAGE = EOFError, zlib.error, LZMAError  # what these modules raise besides OSError
 BLOCK = 1 << 16  # bytes, some 700 rows; up to this much is lost before a damage
+HOLE = bytes(512)  # the least that a disk writes, when a power cut has kept it from that
 
 
 def rotated(path: str) -> list[str]:
@@ -92,10 +93,50 @@ class PackedFile:
         return unpacked(self.path)
 
 
+class WithoutHoles(FileIO):
+    """The bytes of a packed file, up to where a power cut has left a hole in it.
+
+    Unpacked, NULs become lines that look like readings; that they are damage is noticed late.
+    """
+
+    whole = False  # NULs need be no damage: a text log of equal lines may be packed to them
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return `size` bytes, less at the end and before a hole; raise EOFError in a hole."""
+        assert size is not None and size > 0  # it is read in pieces
+        start = self.tell()
+        found: bytes = super().read(size + len(HOLE))
+        if HOLE in found:
+            self.whole = self.whole or is_whole(Path(os.fsdecode(self.name)))
+            if not self.whole:
+                found = found[: found.find(HOLE)]
+                if not found:
+                    raise EOFError("NUL bytes in it, as after a power cut")
+        self.seek(start + len(found[:size]))
+        return found[:size]
+
+    def __del__(self) -> None:
+        self.close()  # those modules close only what they have opened themselves
+
+
 def unpacked(path: Path) -> BufferedIOBase:
     """Open a file, and unpack it if its ending tells that it is packed."""
-    file: BufferedIOBase = import_module(PACKED.get(path.suffix, "io")).open(path, "rb")
+    is_packed = path.suffix in PACKED
+    return opened(path, WithoutHoles(path) if is_packed else path)
+
+
+def opened(path: Path, what: FileIO | Path) -> BufferedIOBase:
+    file: BufferedIOBase = import_module(PACKED.get(path.suffix, "io")).open(what, "rb")
     return file
+
+
+def is_whole(path: Path) -> bool:
+    """Tell whether a packed file can be unpacked to its end; raise OSError."""
+    damage: list[str] = []
+    with opened(path, path) as file, noting(damage):
+        while file.read1(BLOCK):
+            pass
+    return not damage
 
 
 @contextmanager
