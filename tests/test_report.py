@@ -1,5 +1,6 @@
 """report.py as its users run it: options, errors, the manual, speed."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -186,6 +187,7 @@ def test_what_stands_beside_logs_is_passed_over(tmp_path, run):
         (["absent.db"], 1, "cannot read absent.db (No such file or directory); "),
         (["junk.db"], 1, "cannot read junk.db (file is not a database); "),
         (["empty.db"], 1, "cannot read empty.db (no such table: reading); "),
+        (["torn.db.gz"], 1, "cannot read torn.db.gz (Compressed file ended before the end-of-strea"),
         (
             ["--plot", "a.jpg"],
             2,
@@ -239,6 +241,7 @@ def test_errors_are_one_line(tmp_path, run, arguments, code, error):
     (tmp_path / "datalog.txt").write_text("74.3,25.7\n")
     (tmp_path / "junk.db").write_text("junk" * 100)
     (tmp_path / "empty.db").touch()
+    (tmp_path / "torn.db.gz").write_bytes(gzip.compress(b"SQLite format 3\0")[:-9])
     (tmp_path / "folder.csv").mkdir()
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (code, "")

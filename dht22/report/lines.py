@@ -17,7 +17,7 @@ from typing import NamedTuple
 from dht22.console import say
 from dht22.datagram import parse
 from dht22.log.formats import TEXT_WHOLE, open_for_reading, parse_row
-from dht22.log.rotated import BLOCK, LOG_NAME, is_damage, unpacked
+from dht22.log.rotated import BLOCK, DAMAGE, LOG_NAME, is_damage, unpacked
 
 # A line as in the CSV, and only one, whatever somebody has put into the database
 SELECT = """
@@ -111,7 +111,7 @@ def blocks(log: LogFile, since: bytes = b"") -> Iterator[bytes]:
                 if since and not log.packing and file.seek(beginning(file, since)):
                     file.readline()
                 yield from file_blocks(log, file)
-    except (ImportError, OSError, sqlite3.Error) as error:
+    except (ImportError, OSError, sqlite3.Error, *DAMAGE) as error:
         reason = getattr(error, "strerror", None) or error
         raise Unreadable(f"{log.path} ({reason})") from None
 
