@@ -187,7 +187,7 @@ def test_what_stands_beside_logs_is_passed_over(tmp_path, run):
         (["absent.db"], 1, "cannot read absent.db (No such file or directory); "),
         (["junk.db"], 1, "cannot read junk.db (file is not a database); "),
         (["empty.db"], 1, "cannot read empty.db (no such table: reading); "),
-        (["torn.db.gz"], 1, "cannot read torn.db.gz (Compressed file ended before the end-of-strea"),
+        (["torn.db.gz"], 1, "cannot read torn.db.gz (Compressed file ended before the end-of-"),
         (
             ["--plot", "a.jpg"],
             2,
