@@ -6,13 +6,11 @@ import re
 import shlex
 import subprocess
 import sys
-import warnings
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from dht22.report.lines import blocks, check_line, log_at
-from support.made import HEADER, START, row, write, write_db
+from support.made import START, row, write
 from support.tools import ROOT, bash, copied, lines, needs, until
 
 PAGES = {path.name: path for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
@@ -20,13 +18,6 @@ TEXT = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
 REPORT = ROOT / "report.py"
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
 CALL = re.compile(rf"(?<![\w.])(?:python3|py) ({'|'.join(SCRIPTS)})\.py((?: [^`#|&<>();\n]*)?)")
-
-
-def fenced(page, language, having=""):
-    """Return the one block of a page in a language, or the one that has some words."""
-    found = re.findall(rf"^```{language}\n(.*?)^```$", TEXT[page], re.MULTILINE | re.DOTALL)
-    (block,) = (block for block in found if having in block)
-    return block
 
 
 def line_of(page, pattern):
@@ -123,7 +114,7 @@ def simulated(port, *options):
 
 
 def test_no_block_is_forgotten():
-    """Each block that is marked as code of a language is run, here or in test_docs_readme.py."""
+    """Each block that is marked as code of a language is run, here or in test_docs_*.py."""
     marked = {page: re.findall(r"^```(\w+)$", text, re.MULTILINE) for page, text in TEXT.items()}
     marked.pop("publish.md", None)  # needs a broker: test_publish.py
     assert {page: blocks for page, blocks in marked.items() if blocks} == {
@@ -155,7 +146,7 @@ def test_each_check_of_the_sensor_reads(script, arguments):
 
 
 def test_both_keys_are_made_and_accepted(tmp_path, server, script):
-    *making, start = fenced("keys.md", "sh").splitlines()
+    *making, start = re.search("^```sh\n(.*?)^```$", TEXT["keys.md"], re.M | re.S)[1].splitlines()
     bash("\n".join(making), copied(tmp_path))
     ((_, arguments),) = calls(start).values()
     started = server("--count", "2", *arguments)
@@ -200,78 +191,6 @@ def test_a_tcp_client_reaches_the_server_through_socat(tmp_path, server):
     assert rows == [["127.0.0.1", "kitchen", "74.3", "25.7"]]
 
 
-ROWS = [row(k * 60_000, 50 + k / 10, name=name) for k in range(61) for name in ("", "attic")]
-
-
-def test_pandas_keeps_plain_readings(tmp_path, monkeypatch, capsys):
-    """And names as they are; what goes on from there goes on."""
-    pytest.importorskip("pandas")
-    names = "", "attic", "007", "7", "NA", "null"
-    rows = [row(k * 60_000, 50 + k / 10, name=name) for k in range(61) for name in names]
-    write(tmp_path / "datalog.csv", *rows)
-    monkeypatch.chdir(tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        exec(fenced("formats.md", "python", "hourly") + fenced("formats.md", "python", "grams"), {})
-    hourly, daily, grams = re.split("(?m)^sensor.*\n", capsys.readouterr().out)[1:]
-    shown = re.findall(r"^(\S+) +2026", hourly, re.MULTILINE)
-    assert shown == sorted(["192.168.1.7", *names[1:]])
-    assert re.findall(r" 0(\d):00:00\S* +(\d+\.\d)", hourly) == [("0", "52.9"), ("1", "56.0")] * 6
-    assert daily.count("20.0\n") == 6
-    assert len(re.findall(r" 9\.1\d+\n", grams)) == 6, "20 °C and 53 %: tables say 9.17 g"
-    assert (tmp_path / "hourly.csv").read_text().count("\n") == 1 + 12
-
-
-def test_sql_on_the_csv_and_the_database(tmp_path):
-    needs("sqlite3")
-    write(tmp_path / "datalog.csv", *ROWS)
-    write_db(tmp_path / "datalog.db", *ROWS).close()
-    shown = bash(fenced("formats.md", "sh", "avg"), tmp_path)
-    assert shown.split() == ["192.168.1.7|53.0", "attic|53.0"] * 2
-
-
-def test_a_sheet_has_times_that_are_times(tmp_path):
-    needs("sqlite3")
-    write(tmp_path / "datalog.csv", *ROWS)
-    bash(fenced("formats.md", "sh", "sheet.csv"), tmp_path)
-    made = lines(tmp_path / "sheet.csv")
-    assert made[:2] == [
-        "time,client,name,humidity,temperature",
-        "2026-11-21 00:00:00,192.168.1.7,,50.0,20.0",
-    ]
-    assert len(made) == 1 + len(ROWS)
-
-
-def test_a_csv_goes_into_a_database_of_the_server_and_back(tmp_path, server):
-    """The server takes it, and knows the names in it; report.py reads the same from all three."""
-    needs("sqlite3")
-    server("--count", "1", "--log", "datalog.db").stop()
-    write(tmp_path / "datalog.csv", *ROWS)
-    bash(fenced("formats.md", "sh", "back.csv"), tmp_path)
-    assert lines(tmp_path / "back.csv") == lines(tmp_path / "datalog.csv")
-    server("--count", "1", "--log", "datalog.db").stop()
-    bash(line_of("formats.md", "sqlite3 datalog.db '.backup"), tmp_path)
-    read = [b"".join(blocks(log_at(tmp_path / name))) for name in ("datalog.db", "copy.db")]
-    assert read == ["".join(ROWS).encode()] * 2
-
-
-def test_logs_from_elsewhere_get_times(tmp_path, zone):
-    zone("Europe/Berlin")
-    (tmp_path / "datalog.txt").write_text("74.30000305175781,25.700000762939453\n65.2,25.0\n")
-    (tmp_path / "mine.csv").write_text("when,temp,hum\n21.11.2026 10:00,25.7,74.3\n")
-    for words in "course.csv", "mine.csv":
-        command = [sys.executable, "-c", fenced("formats.md", "python", words)]
-        subprocess.run(command, cwd=tmp_path, check=True)
-    made = [row for name in ("course.csv", "old.csv") for row in lines(tmp_path / name)[1:]]
-    for line in made:
-        check_line(line.encode(), ".csv")  # raises unless it is a row
-    assert made == [
-        "2026-11-21T09:00:00.000Z,127.0.0.1,,74.3,25.7,",
-        "2026-11-21T09:00:02.000Z,127.0.0.1,,65.2,25.0,",
-        "2026-11-21T09:00:00.000Z,127.0.0.1,cellar,74.3,25.7,1795251600000000",
-    ]
-
-
 def test_the_alarms_come_once(tmp_path):
     """As cron runs them: by mail, which is what they print, and by curl, which fails at first."""
     home = tmp_path / "home"
@@ -298,13 +217,6 @@ def test_the_alarms_come_once(tmp_path):
     (home / "network").touch()
     assert [cron(curl, temperature) for temperature in (-10, -9, -20, -8)] == [""] * 4
     assert len(lines(home / "sent")) == 2
-
-
-def test_telegraf_is_given_the_columns():
-    tomllib = pytest.importorskip("tomllib")  # Python 3.11
-    (tail,) = tomllib.loads(fenced("formats.md", "toml"))["inputs"]["tail"]
-    assert ",".join(tail["csv_column_names"]) + "\n" == HEADER
-    assert len(tail["csv_column_types"]) == len(tail["csv_column_names"])
 
 
 @calls_of("report")
