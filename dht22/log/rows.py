@@ -59,10 +59,10 @@ def text_lines(rows: Rows) -> bytes:
 
 def csv_lines(rows: Rows) -> bytes:
     """Return the lines of a .csv."""
-    if isinstance(rows, PlainRows):
-        stamps = {time: rfc3339(time) for time in set(rows.times)}  # they share a few
-        columns = zip(rows.times, rows.clients, rows.readings)
-        lines = [f"{stamps[time]},{client},,{reading},\n" for time, client, reading in columns]
+    if isinstance(rows, PlainRows) and rows.times.count(rows.times[0]) == len(rows):
+        stamp = rfc3339(rows.times[0])  # received together, under load: half the work
+        columns = zip(rows.clients, rows.readings)
+        lines = [f"{stamp},{client},,{reading},\n" for client, reading in columns]
     else:
         lines = [
             f"{rfc3339(time)},{client},{name},{reading},{n}\n"
