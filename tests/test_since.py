@@ -22,7 +22,7 @@ def minutes_of(path, since=SINCE):
 @pytest.fixture
 def late(monkeypatch):
     """Look back 50 rows, 10 at a time."""
-    monkeypatch.setattr(lines, "BLOCK", 10 * len(row(0)))
+    monkeypatch.setattr(lines, "BLOCK_OF_LINES", 10 * len(row(0)))
     monkeypatch.setattr(lines, "LATE_BYTES", 50 * len(row(0)))
     monkeypatch.setattr(lines, "LATE_ROWS", 50)
 

@@ -52,7 +52,7 @@ def recent_of(log: LogFile, chosen: Chosen) -> dict[str, list[LoggedReading]]:
     """
     since, until = stamp_of(chosen.since), stamp_of(chosen.until) or b"9"
     recent: dict[str, list[LoggedReading]] = defaultdict(list)
-    for block in reversed([*blocks(log, since)]):
+    for block in blocks(log, since, newest_first=True):
         senders = {sensor_of(*sender.split(b",")) for sender in set(SENDER.findall(block))}
         if all(len(recent[sender]) >= RECENT or not chosen.has(sender) for sender in senders):
             continue

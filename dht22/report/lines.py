@@ -98,7 +98,7 @@ class Unreadable(Exception):
     """No reading can be had from a log; the text names it, with the reason."""
 
 
-def blocks(log: LogFile, since: bytes = b"") -> Iterator[bytes]:
+def blocks(log: LogFile, since: bytes = b"", newest_first: bool = False) -> Iterator[bytes]:
     """Yield the lines of a log in blocks, those of a database as in a .csv; raise Unreadable.
 
     With `since`, a time as it is in a row, most of what is older is left out.
@@ -106,38 +106,45 @@ def blocks(log: LogFile, since: bytes = b"") -> Iterator[bytes]:
     try:
         with unpacked(log.path) as file:
             if log.ending == ".db":
-                yield from database_blocks(log, file, since)
+                found = database_blocks(log, file, since)
+            elif log.packing or not since:
+                found = file_blocks(log, file)
+            elif newest_first:
+                yield from (lines for _, lines in newer_blocks(file, since))
+                return
             else:
-                if since and not log.packing and file.seek(beginning(file, since)):
-                    file.readline()
-                yield from file_blocks(log, file)
+                end = file.seek(0, os.SEEK_END)
+                file.seek(min((start for start, _ in newer_blocks(file, since)), default=end))
+                found = file_blocks(log, file)
+            yield from reversed([*found]) if newest_first else found
     except (ImportError, OSError, sqlite3.Error, *DAMAGE) as error:
         reason = getattr(error, "strerror", None) or error
         raise Unreadable(f"{log.path} ({reason})") from None
 
 
-def beginning(file: BufferedIOBase, since: bytes) -> int:
-    """Return the offset behind which all rows since a time are; it may be within an older line.
+def newer_blocks(file: BufferedIOBase, since: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the blocks of lines that are not all older than a time, and where each begins.
 
-    It is looked for from the end, until the last LATE_BYTES are older throughout: the last week of
+    The last one comes first. It ends at LATE_BYTES that are older throughout: the last week of
     years takes as long as a week.
     """
-    found = start = file.seek(0, os.SEEK_END)
+    start = found = file.seek(0, os.SEEK_END)
+    rest = b""  # of the line that begins further ahead
     while start and found - start < LATE_BYTES:
-        beyond, start = start, max(0, start - BLOCK)
+        beyond, start = start, max(0, start - BLOCK_OF_LINES)
         file.seek(start)
-        block = file.read(beyond - start + len(since))
-        if not start:
-            block = b"\n" + block  # else the first line began in the block before
-        if has_newer(block, since):
-            found = start
-    return found
+        lines = file.read(beyond - start) + rest
+        begins = start and (lines.find(b"\n") + 1 or len(lines))
+        rest, lines = lines[:begins], lines[begins:]
+        if has_newer(lines, since):
+            found = start + begins
+            yield found, lines
 
 
-def has_newer(block: bytes, since: bytes) -> bool:
-    """Tell whether a line that begins behind a line end in a block is not older."""
-    newest = block[block.rfind(b"\n", 0, -len(since)) + 1 :]  # mostly enough
-    return newest >= since or max(block.split(b"\n")[1:], default=b"") >= since
+def has_newer(lines: bytes, since: bytes) -> bool:
+    """Tell whether one of the lines is not older."""
+    newest = lines[lines.rfind(b"\n", 0, -1) + 1 :]  # mostly enough
+    return newest >= since or max(lines.split(b"\n")) >= since
 
 
 def file_blocks(log: LogFile, file: BufferedIOBase) -> Iterator[bytes]:
@@ -168,7 +175,7 @@ def database_blocks(log: LogFile, file: BufferedIOBase, since: bytes) -> Iterato
 
 
 def first_row(database: sqlite3.Connection, since: bytes) -> int:
-    """Return the number of a row before which all are older, looked for as in `beginning`."""
+    """Return the number of a row before which all are older, looked for as in `newer_blocks`."""
     (last,) = database.execute("SELECT max(rowid) FROM reading").fetchone()
     newer = (last or 0) + 1
     while newer is not None:
