@@ -274,6 +274,7 @@ def report(options: Namespace, parser: Parser) -> str:
                 texts[-1] += f"\n\n{spans_text(found)}"
         if options.plot and options.plot.suffix != ".html":
             sketches[name] = sketch(readings, period(rows), as_map=len(parts) > LINES)
+        del readings  # or they would still be there while the next ones are examined
     if options.plot:
         progress(f"drawing {options.plot}")
         stretched = mostly(rows, period(rows))

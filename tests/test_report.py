@@ -322,7 +322,7 @@ def test_progress_on_a_terminal_only(tmp_path, run, monkeypatch, capfd):
         monkeypatch.setattr(sys, "stderr", terminal)
         assert report.main([]) == 0
         shown = screen.read(1000).decode()
-    assert shown.splitlines() == ["1 rows read", "examining kitchen"]
+    assert shown.splitlines() == ["1 row of datalog.csv read", "examining kitchen"]
 
 
 # Speed

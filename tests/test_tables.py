@@ -90,6 +90,21 @@ def test_the_number_of_a_bad_line_far_behind(tmp_path, capfd, monkeypatch):
     assert "line 779 skipped" in capfd.readouterr().err
 
 
+def test_a_long_log_is_put_together_piece_by_piece(tmp_path, monkeypatch):
+    names = "kitchen", "", "attic"
+    rows = [row(minute * MINUTE, minute % 90, name=names[minute % 7 % 3]) for minute in range(900)]
+    log, old = (
+        write(tmp_path / "datalog.csv", *rows[500:]),
+        write(tmp_path / "old.csv", *rows[:600]),
+    )
+    at_once = read(log, old)
+    monkeypatch.setattr(lines, "BLOCK_OF_LINES", 1_000)
+    monkeypatch.setattr(tables, "LARGE", 100)
+    table, doubled, _ = read(log, old)
+    assert (values(table), doubled) == (values(at_once[0]), at_once[1])
+    assert (len(table), doubled) == (900, 100)
+
+
 GOOD = [  # lines that the server does not write, but that are rows all the same
     row(0)[:-1] + "\r\n",
     row(0).replace("50.0", "50"),

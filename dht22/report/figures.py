@@ -88,6 +88,7 @@ def examine(readings: DataFrame) -> DataFrame:
     `seconds` is the time since the reading before, `gap` tells whether that is a gap.
     """
     import numpy
+    from pandas import DataFrame
 
     if not readings.time.is_monotonic_increasing:
         readings = readings.sort_values("time", kind="mergesort")  # stable
@@ -97,15 +98,11 @@ def examine(readings: DataFrame) -> DataFrame:
         seconds[1:] = numpy.diff(times).astype("int64") / SECOND
     interval = usual_interval(seconds)
     gap: ndarray = (seconds > GAP * interval) & (interval > 0)
-    return readings[["time", "humidity", "temperature"]].assign(
-        seconds=seconds,
-        gap=gap,
-        dew_point=dew_point(readings.humidity, readings.temperature),
-        **{
-            f"suspicious_{quantity}": suspicious(readings[quantity].to_numpy(), gap, accuracy)
-            for quantity, accuracy in ACCURACY.items()
-        },
-    )
+    columns = {name: readings[name].to_numpy() for name in ("time", *ACCURACY)}
+    for quantity, accuracy in ACCURACY.items():
+        columns[f"suspicious_{quantity}"] = suspicious(columns[quantity], gap, accuracy)
+    columns["dew_point"] = dew_point(readings.humidity, readings.temperature).to_numpy()
+    return DataFrame({**columns, "seconds": seconds, "gap": gap}, copy=False)
 
 
 def usual_interval(seconds: ndarray) -> float:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dht22.console import say
+from dht22.console import counted, say
 from dht22.datagram import HUMIDITY_RANGE, N_RANGE, TEMPERATURE_RANGE
 from dht22.log.formats import COLUMNS, CSV_HEADER, NOT_A_ROW, READING, WHOLE
 from dht22.log.rotated import LOG_NAME, rotated
@@ -41,6 +41,9 @@ SHAPE = rb"1111-11-11T11:11:11\.111Z,%b,(?:,%b,|%b,%b,1{16})\r?" % (
 )
 SHAPES = {".txt": re.compile(READING + rb"\r?"), ".csv": re.compile(SHAPE)}
 SHAPES[".db"] = SHAPES[".csv"]
+# Rows, at least, that are put together while a log is read. Columns of this length have more than
+# 32 MiB each, and their memory goes back to the system as soon as they are no longer needed.
+LARGE = 4_500_000
 SHOWN = 5  # skipped lines, of all logs together; the rest is a number
 
 
@@ -171,9 +174,16 @@ def parse_rows(rows: bytes, log: LogFile) -> Part:
         sensor = numpy.where(is_named, own.codes, address)
     if not right.all():
         raise ValueError(NOT_A_ROW)
-    sensor = sensor.astype(numpy.min_scalar_type(-len(names)))  # few bytes are sorted quickly
+    sensor = sensor.astype(smallest(len(names)))
     values: list[ndarray] = [sensor, time.astype("datetime64[ns]"), humidity, temperature, n]
     return Part(names, dict(zip(("sensor", "time", *NUMBERS), values)))
+
+
+def smallest(count: int) -> Any:
+    """Return the smallest type for so many numbers from 0 on: few bytes are sorted quickly."""
+    import numpy
+
+    return numpy.min_scalar_type(-count)
 
 
 def beginnings(lines: bytes, length: int) -> ndarray:
@@ -196,15 +206,12 @@ def read(
     in its logs, the oldest log first. Raise Unreadable.
     """
     import numpy
+    from pandas import Categorical, DataFrame
 
     skipped = Skipped()
-    files, count = [], 0
+    files = []
     for log in logs:
-        found = []
-        for part in parts(log, skipped, chosen):
-            found.append(part)
-            count += len(part.columns["time"])
-            progress(f"{count:,} rows read")
+        found = [*gathered(parts(log, skipped, chosen), log, progress)]
         if found:
             files.append(found)
         if log.ending == ".txt":
@@ -218,7 +225,9 @@ def read(
         for number, found in enumerate(files):
             for part in found:
                 part.columns["file"] = numpy.full(len(part.columns["n"]), number)
-    readings = by_sensor([part for found in files for part in found])
+    names, columns = by_sensor([part for found in files for part in found])
+    sensor = Categorical.from_codes(columns.pop("sensor"), names)
+    readings = DataFrame({**columns, "sensor": sensor}, copy=False)
     again = doubled(readings)
     if again.any():
         readings = readings[~again]
@@ -229,10 +238,25 @@ def read(
     return readings, int(again.sum()), skipped.count
 
 
-def by_sensor(parts: list[Part]) -> DataFrame:
-    """Return parts as one table, sensor by sensor. The parts are emptied: memory may be small."""
+def gathered(
+    parts: Iterator[Part], log: LogFile, progress: Callable[[str], None]
+) -> Iterator[Part]:
+    """Yield the parts of a log as few large ones, sensor by sensor."""
+    small, rows, before = [], 0, 0
+    for part in parts:
+        small.append(part)
+        rows += len(part.columns["time"])
+        progress(f"{counted(before + rows, 'row')} of {log.path} read")
+        if rows >= LARGE:
+            yield by_sensor(small)
+            small, rows, before = [], 0, before + rows
+    if small:
+        yield by_sensor(small)
+
+
+def by_sensor(parts: list[Part]) -> Part:
+    """Return parts as one, sensor by sensor. They are emptied: memory may be small."""
     import numpy
-    from pandas import Categorical, DataFrame
 
     numbers: dict[str, int] = {}  # of the sensors
     pieces = []  # of one sensor each: its number, the part, where it begins and ends in that
@@ -247,14 +271,13 @@ def by_sensor(parts: list[Part]) -> DataFrame:
             name = part.names[sensor[order[begin]]]
             pieces.append((numbers.setdefault(name, len(numbers)), place, begin, end))
     pieces.sort()
-    columns = {}
+    number: ndarray = numpy.array([number for number, *_ in pieces], smallest(len(numbers)))
+    columns: dict[str, ndarray] = {}
+    columns["sensor"] = numpy.repeat(number, [end - begin for *_, begin, end in pieces])
     for name in list(parts[0].columns):
         sorted_parts = [part.columns.pop(name) for part in parts]
         columns[name] = numpy.concatenate([sorted_parts[place][a:b] for _, place, a, b in pieces])
-    lengths = [end - begin for *_, begin, end in pieces]
-    sensor = numpy.repeat([number for number, *_ in pieces], lengths)
-    columns["sensor"] = Categorical.from_codes(sensor, list(numbers))
-    return DataFrame(columns, copy=False)
+    return Part(list(numbers), columns)
 
 
 def each_sensor(readings: DataFrame) -> Iterator[tuple[str, DataFrame]]:
