@@ -10,7 +10,7 @@ from dht22.silence import is_silent
 
 if TYPE_CHECKING:
     from numpy import ndarray
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 UNITS = {
     "humidity": "humidity (%)",
@@ -33,13 +33,15 @@ USUAL_SHARE, USUAL_TIMES = 0.95, 5.0
 CACHED = 1 << 15  # readings
 
 
-def dew_point(humidity: Series, temperature: Series) -> Series:
-    """Return the dew point in °C by the Magnus formula; dry air, 0 %, has none."""
+def dew_point(humidity: ndarray, temperature: ndarray) -> ndarray:
+    """Return the dew point in °C by the Magnus formula; dry air, 0 %, has none: NaN."""
     import numpy
 
     b, c = MAGNUS
-    gamma = numpy.log(humidity.where(humidity > 0) / 100) + b * temperature / (c + temperature)
-    return c * gamma / (b - gamma)
+    moist: ndarray = numpy.where(humidity > 0, humidity, numpy.nan)
+    gamma: ndarray = numpy.log(moist / 100) + b * temperature / (c + temperature)
+    found: ndarray = c * gamma / (b - gamma)
+    return found
 
 
 def spikes(values: ndarray, gap: ndarray) -> ndarray:
@@ -101,7 +103,7 @@ def examine(readings: DataFrame) -> DataFrame:
     columns = {name: readings[name].to_numpy() for name in ("time", *ACCURACY)}
     for quantity, accuracy in ACCURACY.items():
         columns[f"suspicious_{quantity}"] = suspicious(columns[quantity], gap, accuracy)
-    columns["dew_point"] = dew_point(readings.humidity, readings.temperature).to_numpy()
+    columns["dew_point"] = dew_point(columns["humidity"], columns["temperature"])
     return DataFrame({**columns, "seconds": seconds, "gap": gap}, copy=False)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 
+import numpy
 from bokeh.document import Document
 from bokeh.models import CustomJS, Div, InlineStyleSheet, RadioButtonGroup
-from pandas import Series
 
 from dht22.report.figures import dew_point
 from dht22.report.latest import AHEAD
@@ -149,8 +149,7 @@ class Viewer:
     def all_tiles(self) -> Iterator[str]:
         """Yield the tile of each sensor as HTML."""
         latest = [self.recent.sensors[name].latest() for name in self.plots.lines]
-        times, *values = zip(*latest) if latest else ((), (), ())
-        humidity, temperature = (Series(each, dtype=float) for each in values)
+        times, humidity, temperature = numpy.array(latest).reshape(-1, 3).T
         dew_points = dew_point(humidity, temperature)
         for number, (name, line) in enumerate(self.plots.lines.items()):
             age = milliseconds(now()) - times[number]
