@@ -119,6 +119,13 @@ GOOD = [  # lines that the server does not write, but that are rows all the same
 ]
 
 
+@pytest.mark.parametrize("header", [b"", HEADER.encode()])
+def test_a_byte_order_mark_is_no_part_of_a_row(tmp_path, header):
+    (tmp_path / "datalog.csv").write_bytes(b"\xef\xbb\xbf" + header + row(0).encode())
+    table, _, skipped = read(tmp_path / "datalog.csv")
+    assert (len(table), skipped) == (1, 0)
+
+
 @pytest.mark.parametrize("line", GOOD)
 def test_what_a_spreadsheet_may_make_of_a_row(tmp_path, line):
     table, _, skipped = read(write(tmp_path / "datalog.csv", line))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dht22.console import counted, say
 from dht22.datagram import HUMIDITY_RANGE, N_RANGE, TEMPERATURE_RANGE
 from dht22.log.formats import COLUMNS, CSV_HEADER, NOT_A_ROW, READING, WHOLE
+from dht22.log.linefile import BYTE_ORDER_MARK
 from dht22.log.rotated import LOG_NAME, rotated
 from dht22.report.lines import (
     ALL,
@@ -128,10 +129,11 @@ def wanted(part: Part, chosen: Chosen) -> Part:
 def rows_of(block: bytes, log: LogFile, number: int | None, skipped: Skipped) -> Iterator[bytes]:
     """Yield the lines of a block that are rows; the number of its first line is `number`."""
     for line in BytesIO(block):
+        row = line.removeprefix(BYTE_ORDER_MARK)  # of an editor on Windows
         try:
-            if line.strip() != CSV_HEADER.strip():
-                check_line(line, log.ending)
-                yield line.rstrip(b"\r\n") + b"\n"
+            if row.strip() != CSV_HEADER.strip():
+                check_line(row, log.ending)
+                yield row.rstrip(b"\r\n") + b"\n"
         except ValueError as reason:
             skipped.add(log, number, line, reason)
         number = number and number + 1
