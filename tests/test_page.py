@@ -17,9 +17,12 @@ import pytest
 pytest.importorskip("pandas")
 pytest.importorskip("bokeh")
 
+from bokeh.document import Document  # noqa: E402
+
 import report  # noqa: E402
 from dht22.report import recent  # noqa: E402
 from dht22.report.lines import Chosen, log_at  # noqa: E402
+from dht22.report.viewer import Viewer  # noqa: E402
 from support.made import MINUTE, START, row, write  # noqa: E402
 from support.rotation import ROTATIONS, append  # noqa: E402
 from support.tools import missing, send, until  # noqa: E402
@@ -130,6 +133,14 @@ def test_a_log_that_cannot_be_read_for_a_while(tmp_path, clock):
     log.chmod(stat.S_IRUSR)
     until(lambda: readings.look() or times(readings) == [0, 1])
     assert not readings.trouble
+
+
+def test_dry_air_has_no_dew_point(tmp_path, clock):
+    clock(1)
+    readings = kept(write(tmp_path / "datalog.csv", row(0, 0.0, 20.0), row(0, 50.0, name="")))
+    address, kitchen = Viewer(readings, timezone.utc, Document()).all_tiles()
+    assert "dew point 9.3 °C" in address
+    assert "dew point - °C" in kitchen
 
 
 # Whom it serves

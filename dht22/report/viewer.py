@@ -42,7 +42,7 @@ TILES = """
 TILE = """
 <div class="tile {state}"><div><hr style="{css}">{name}</div>
 <div class="reading">{humidity:.1f} % &ensp;{temperature:.1f} °C</div>
-<div>dew point {dew_point:.1f} °C</div><div>{age}</div></div>
+<div>dew point {dew_point} °C</div><div>{age}</div></div>
 """
 
 
@@ -159,7 +159,7 @@ class Viewer:
                 css=line.css,
                 humidity=humidity[number],
                 temperature=temperature[number],
-                dew_point=dew_points[number],
+                dew_point=f"{dew_points[number]:.1f}".replace("nan", "-"),  # dry air has none
                 state="silent" if silent else "",
                 age=state_of(age, silent),
             )
