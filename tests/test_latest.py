@@ -211,8 +211,9 @@ def test_addresses_are_sorted_as_numbers(tmp_path, run):
     addresses = ["fe80::9", "fe80::10", "192.168.1.9", "192.168.1.10", "10.0.0.1"]
     rows = [ago(0, name="").replace("192.168.1.7", each) for each in addresses]
     write(tmp_path / "datalog.csv", ago(0, name="007"), *rows)
-    shown = [line.split()[0] for line in run().stdout.splitlines()]
-    assert shown == ["10.0.0.1", "192.168.1.9", "192.168.1.10", "fe80::9", "fe80::10", "007"]
+    expected = ["10.0.0.1", "192.168.1.9", "192.168.1.10", "fe80::9", "fe80::10", "007"]
+    assert [line.split()[0] for line in run().stdout.splitlines()] == expected
+    assert list(json.loads(run("--json").stdout)["sensors"]) == expected
 
 
 def test_a_long_line_takes_no_longer_than_others(tmp_path):

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from dht22.log.formats import LoggedReading, parse_row
-from dht22.report.lines import Chosen, LogFile, blocks, stamp_of
+from dht22.report.lines import Chosen, LogFile, blocks, in_order, stamp_of
 from dht22.silence import is_silent
 
 RECENT = 15  # readings of a sensor, whose median pause is its interval
@@ -36,13 +36,13 @@ def latest(
 ) -> dict[str, dict[str, Any]]:
     """Return each sensor's latest reading at a time, and what is wrong with it, for JSON.
 
-    Times are in UTC, without a zone. Raise Unreadable.
+    Times are in UTC, without a zone; addresses come before names. Raise Unreadable.
     """
     recent: dict[str, list[LoggedReading]] = defaultdict(list)
     for log in logs:
         for name, readings in recent_of(log, chosen).items():
             recent[name] += readings
-    return {name: condition(readings, at, limits) for name, readings in recent.items()}
+    return {name: condition(recent[name], at, limits) for name in sorted(recent, key=in_order)}
 
 
 def recent_of(log: LogFile, chosen: Chosen) -> dict[str, list[LoggedReading]]:

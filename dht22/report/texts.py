@@ -8,7 +8,6 @@ from typing import Any
 
 from dht22.report.figures import UNITS
 from dht22.report.latest import Limits
-from dht22.report.lines import in_order
 from dht22.report.spans import Spans
 
 LONGEST_GAPS = 5  # listed, of each sensor
@@ -71,8 +70,7 @@ def latest_text(sensors: dict[str, dict[str, Any]], limits: Limits) -> str:
     """Return each sensor's latest reading as text, a line each."""
     width = max(map(len, sensors))
     lines = []
-    for name in sorted(sensors, key=in_order):
-        sensor = sensors[name]
+    for name, sensor in sensors.items():
         reading = f"{sensor['humidity']:.1f},{sensor['temperature']:.1f}"
         age = f"{length(abs(sensor['age'])):>8} {'in the future' if sensor['ahead'] else 'ago'}"
         line = f"{name:{width}}  {sensor['time']}  {reading:>10}  {age}"
