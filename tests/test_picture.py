@@ -78,7 +78,7 @@ def test_a_row_of_1970_is_told(tmp_path, odd, words):
     ).values()
     said = picture.mostly(table, picture.period(table))
     assert bool(said) is words
-    assert not words or "are of 2026-11-21 to 2026-11-21; choose them by --since" in said
+    assert not words or "are of 2026-11-21; choose them by --since and --until" in said
 
 
 def test_a_reading_between_two_gaps_is_drawn(tmp_path):

@@ -255,8 +255,8 @@ def mostly(readings: DataFrame, shown: Period) -> str:
     first, last = numpy.partition(times, places)[places]
     if not 0 < (last - first) / numpy.timedelta64(1, "s") * STRETCHED < length(shown):
         return ""
-    days = " to ".join(str(time.astype("datetime64[D]")) for time in (first, last))
-    return f"nine tenths of the readings are of {days}; choose them by --since"
+    days = " to ".join(dict.fromkeys(str(time.astype("datetime64[D]")) for time in (first, last)))
+    return f"nine tenths of the readings are of {days}; choose them by --since and --until"
 
 
 def length(shown: Period) -> float:
