@@ -106,7 +106,7 @@ def log(text: str) -> LogFile | str:
 
 def picture(text: str) -> Path:
     """Convert `text` to the path of a picture."""
-    if not text.endswith((".png", ".svg", ".pdf", ".html")):
+    if Path(text).suffix not in (".png", ".svg", ".pdf", ".html"):
         raise ArgumentTypeError(
             f"{text!r} is not a picture (the ending is .png, .svg, .pdf or .html)"
         )

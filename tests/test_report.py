@@ -193,6 +193,7 @@ def test_what_stands_beside_logs_is_passed_over(tmp_path, run):
             2,
             "argument --plot: 'a.jpg' is not a picture (the ending is .png, .s",
         ),
+        (["--plot", ".png"], 2, "argument --plot: '.png' is not a picture (the ending is .png, .s"),
         (["--plot", "absent/a.png"], 1, "cannot write absent/a.png (No such file or directory); "),
         (["datalog.txt", "--plot", "a.png"], 2, "a .txt log has neither times nor nam"),
         (
