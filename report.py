@@ -165,8 +165,9 @@ def get_options(parser: Parser, argv: Sequence[str] | None) -> Namespace:
         parser.error("--last goes with neither --plot nor --every")
     if options.limits and not options.last:
         parser.error("--temperature and --humidity go with --last")
-    if options.live and (options.plot or options.every or options.json or options.last):
-        parser.error("--live goes with none of --plot, --every, --json and --last")
+    others = options.plot, options.every, options.json, options.last, options.until
+    if options.live and any(others):
+        parser.error("--live goes with none of --plot, --every, --json, --last and --until")
     options.log = get_logs(parser, options)
     options.chosen = get_chosen(parser, options)
     return options
@@ -227,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             how = how_to_install(apt, "pandas matplotlib bokeh", "report.py")
             parser.fail(f"cannot start ({error}); {how}")
         except Unreadable as error:
-            parser.fail(f"cannot read {error}; has the server logged there?")
+            parser.fail(f"cannot read {error}; has the server logged there, and is it yours?")
         except OSError as error:  # a log that --live follows
             parser.fail(f"cannot read {options.log[0].path} ({error.strerror}); is it yours?")
         print_all(parser, text, "the report")
@@ -313,7 +314,8 @@ def plot(path: Path, figure: Figure | str, parser: Parser) -> None:
     """Write the picture, or the text of an .html."""
     try:
         if isinstance(figure, str):
-            path.write_text(figure, encoding="utf-8")
+            # The title is the name of the file, which may be no UTF-8
+            path.write_text(figure, encoding="utf-8", errors="backslashreplace")
         else:
             figure.savefig(path, bbox_inches="tight")
     except OSError as error:

@@ -204,7 +204,8 @@ def test_what_stands_beside_logs_is_passed_over(tmp_path, run):
         (["datalog.txt", "--last"], 2, "a .txt log has neither times nor nam"),
         (["datalog.txt", "--live"], 2, "a .txt log has neither times nor nam"),
         (["--last", "--plot", "a.png"], 2, "--last goes with neither --plot nor --every"),
-        (["--live", "--json"], 2, "--live goes with none of --plot, --every, --json and --last"),
+        (["--live", "--json"], 2, "--live goes with none of --plot, --every, --json, --last and -"),
+        (["--live", "--until", "2026-11-20"], 2, "--live goes with none of --plot, --every, --js"),
         (["datalog.csv", "datalog.csv.1", "--live"], 2, "--live looks at one .csv"),
         (["empty.db", "--live"], 2, "--live looks at one .csv"),
         (["datalog.csv.gz", "--live"], 2, "--live looks at one .csv"),
@@ -248,6 +249,12 @@ def test_errors_are_one_line(tmp_path, run, arguments, code, error):
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith("report.py: error: " + error) and done.stderr.count("\n") == 1
     assert not (tmp_path / "absent.db").exists()
+
+
+def test_a_title_that_is_no_utf_8(tmp_path):
+    """It is the name of the file, as Linux allows any."""
+    report.plot(tmp_path / "plots.html", "<title>caf\udce9</title>", report.get_parser())
+    assert (tmp_path / "plots.html").read_text(encoding="utf-8") == "<title>caf\\udce9</title>"
 
 
 INSTALL = (
