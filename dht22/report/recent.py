@@ -46,7 +46,9 @@ class Sensor:
     def between(self, start: float, end: float) -> Rows:
         """Return the readings after one time, until another."""
         times = self.arrays["time"][: self.count]
-        return self.rows(*(int(numpy.searchsorted(times, each, "right")) for each in (start, end)))
+        # Whole numbers: for a fraction numpy would make a copy of all times
+        bounds = int(start), int(end)
+        return self.rows(*(int(numpy.searchsorted(times, each, "right")) for each in bounds))
 
     def first(self) -> int:
         """Return the time of the first reading."""
