@@ -119,6 +119,14 @@ GOOD = [  # lines that the server does not write, but that are rows all the same
 ]
 
 
+@pytest.mark.parametrize(
+    "names", [["007"], ["7", "007"], ["1e5", "inf"], ["true", "FALSE"], ["nan"]]
+)
+def test_a_name_is_no_number_even_if_all_names_look_like_one(tmp_path, names):
+    log = write(tmp_path / "datalog.csv", *(row(0, name=name) for name in names))
+    assert [name for name, _ in tables.each_sensor(read(log)[0])] == sorted(names)
+
+
 @pytest.mark.parametrize("header", [b"", HEADER.encode()])
 def test_a_byte_order_mark_is_no_part_of_a_row(tmp_path, header):
     (tmp_path / "datalog.csv").write_bytes(b"\xef\xbb\xbf" + header + row(0).encode())

@@ -42,6 +42,9 @@ SHAPE = rb"1111-11-11T11:11:11\.111Z,%b,(?:,%b,|%b,%b,1{16})\r?" % (
 )
 SHAPES = {".txt": re.compile(READING + rb"\r?"), ".csv": re.compile(SHAPE)}
 SHAPES[".db"] = SHAPES[".csv"]
+# Read behind the rows of a block, and dropped again. Where all names are like 007, or true and false,
+# pandas 3.1 makes numbers of them; a name that is none keeps it from that.
+NO_NUMBER = {".txt": b"0,0\n", ".csv": b",-,-,0,0,\n", ".db": b",-,-,0,0,\n"}
 # Rows, at least, that are put together while a log is read. Columns of this length have more than
 # 32 MiB each, and their memory goes back to the system as soon as they are no longer needed.
 LARGE = 4_500_000
@@ -146,7 +149,7 @@ def parse_rows(rows: bytes, log: LogFile) -> Part:
 
     columns = ["humidity", "temperature"] if log.ending == ".txt" else list(COLUMNS)
     fields = read_csv(
-        BytesIO(rows or b"\n"),
+        BytesIO(rows + NO_NUMBER[log.ending]),
         header=None,
         names=columns,
         usecols=[column for column in columns if column != "time"],
@@ -155,7 +158,7 @@ def parse_rows(rows: bytes, log: LogFile) -> Part:
         # An n is below 2 ** 53: exact
         dtype={"client": "category", "name": "category", **dict.fromkeys(NUMBERS, float)},
         low_memory=False,
-    )
+    )[:-1]
     humidity: ndarray = fields.humidity.to_numpy()
     temperature: ndarray = fields.temperature.to_numpy()
     right: ndarray = (HUMIDITY_RANGE[0] <= humidity) & (humidity <= HUMIDITY_RANGE[1])
