@@ -84,10 +84,10 @@ def test_what_is_reported_of_many_bad_lines_is_bounded(tmp_path, capfd):
 
 def test_the_number_of_a_bad_line_far_behind(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(lines, "BLOCK_OF_LINES", 10_000)
-    rows = [row(minute * MINUTE) for minute in range(1000)]
-    log = write(tmp_path / "datalog.csv", *rows[:777], "no row\n", *rows[777:])
-    assert len(read(log)[0]) == 1000
-    assert "line 779 skipped" in capfd.readouterr().err
+    rows = [row(minute * MINUTE) for minute in range(3000)]
+    log = write(tmp_path / "datalog.csv", *rows[:2777], "no row\n", *rows[2777:])
+    assert len(read(log)[0]) == 3000
+    assert "line 2779 skipped" in capfd.readouterr().err
 
 
 def test_a_long_log_is_put_together_piece_by_piece(tmp_path, monkeypatch):
@@ -103,6 +103,9 @@ def test_a_long_log_is_put_together_piece_by_piece(tmp_path, monkeypatch):
     table, doubled, _ = read(log, old)
     assert (values(table), doubled) == (values(at_once[0]), at_once[1])
     assert (len(table), doubled) == (900, 100)
+    said = []
+    tables.read([lines.log_at(log)], said.append)
+    assert said[-1] == f"400 rows of {log} read"
 
 
 GOOD = [  # lines that the server does not write, but that are rows all the same
