@@ -203,6 +203,13 @@ def test_each_lost_reading_is_missing(tmp_path):
     assert sensor["share"] == 960 / 1439
 
 
+def test_no_more_than_all_arrived(tmp_path):
+    seconds = 0, 60, 120, 126, 132, 180, 240
+    log = write(tmp_path / "datalog.csv", *(row(second * 1000) for second in seconds))
+    sensor = summary(log)["kitchen"]
+    assert (sensor["interval"], sensor["share"]) == (54.0, 1.0)
+
+
 def test_a_sensor_that_is_silent_at_the_end(tmp_path):
     log = write(tmp_path / "datalog.csv", *(row(minute * MINUTE) for minute in range(10)))
     (rows,) = examine(log).values()

@@ -98,6 +98,7 @@ def test_a_long_log_is_put_together_piece_by_piece(tmp_path, monkeypatch):
         write(tmp_path / "old.csv", *rows[:600]),
     )
     at_once = read(log, old)
+    monkeypatch.setattr(lines, "BLOCK", 1_000)  # read at once: else these logs are a block each
     monkeypatch.setattr(lines, "BLOCK_OF_LINES", 1_000)
     monkeypatch.setattr(tables, "LARGE", 100)
     table, doubled, _ = read(log, old)
@@ -152,6 +153,7 @@ def test_what_a_spreadsheet_may_make_of_a_row(tmp_path, line):
 def test_blocks_are_checked_as_strictly_as_lines(tmp_path, capfd, monkeypatch, ending, seed):
     """Whatever a row is turned into: it is taken from a block only if it would be taken alone."""
     chance = random.Random(seed)
+    monkeypatch.setattr(lines, "BLOCK", 400)  # read at once: else this log is one block
     monkeypatch.setattr(lines, "BLOCK_OF_LINES", 400)
     held = []
     for minute in range(300):

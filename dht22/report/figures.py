@@ -132,7 +132,7 @@ def summary(readings: DataFrame, zone: Zone = UTC, end: datetime | None = None) 
     seconds = readings.seconds.to_numpy()
     interval = usual_interval(seconds)
     known = interval > 0
-    silence = (max(end, last) - last).total_seconds() if end else 0.0
+    silence = (end - last).total_seconds() if end else 0.0
     return {
         "readings": len(readings),
         "first": stamp(first, zone),
