@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -124,9 +125,12 @@ def run(options: Namespace, parser: Parser, progress: Callable[[str], None]) -> 
     except OSError as error:
         where = host_port(host, port)
         parser.fail(f"cannot serve the page at {where} ({error.strerror}); try --host or --port")
-    with Stop().interruptible():
-        recent = Recent(options.log[0], options.chosen, progress)
-        serve(sockets, host, recent, options.zone)
+    try:
+        with Stop().interruptible():
+            recent = Recent(options.log[0], options.chosen, progress)
+            serve(sockets, host, recent, options.zone)
+    finally:
+        gc.freeze()  # or Python would look for circles in all of it before it ends, for a second
 
 
 def serve(sockets: list[socket], host: str, recent: Recent, zone: Zone) -> None:
