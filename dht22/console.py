@@ -87,6 +87,20 @@ def how_to_install(debian: str, pypi: str, script: str) -> str:
     return f"{PYTHON} -m pip install {pypi}"
 
 
+def how_to_write(path: str) -> str:
+    """Return the command that lets this user write a file or folder that is there (POSIX)."""
+    if os.stat(path).st_uid == os.geteuid():
+        return f"chmod u+w {typed(path)}"
+    return f"if it is from a start with sudo: sudo chown $USER {typed(path)}"
+
+
+def typed(path: str) -> str:
+    """Return a path as it is typed in a shell."""
+    import shlex  # for the line of an error only: it costs memory
+
+    return shlex.quote(path)
+
+
 def print_all(parser: Parser, text: str, what: str) -> None:
     """Print what was asked for, all of it, however slow its reader; end the script if that fails.
 

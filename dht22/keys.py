@@ -10,7 +10,7 @@ import stat
 import sys
 from io import IOBase
 
-from dht22.console import Parser, print_all
+from dht22.console import Parser, print_all, typed
 from dht22.datagram import NAME
 
 KEY = re.compile(rb"(%b)[ \t]+([0-9a-fA-F]{64})[ \t]*" % NAME)
@@ -19,7 +19,7 @@ KEY = re.compile(rb"(%b)[ \t]+([0-9a-fA-F]{64})[ \t]*" % NAME)
 def check_private(path: str, file: IOBase) -> None:
     """Raise OSError if others than its owner may use an open file (POSIX only)."""
     if os.name == "posix" and stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-        raise OSError(errno.EPERM, f"others can read it: chmod 600 {path}")
+        raise OSError(errno.EPERM, f"others can read it: chmod 600 {typed(path)}")
 
 
 def plain(text: bytes) -> bytes:

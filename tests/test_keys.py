@@ -14,7 +14,7 @@ import pytest
 from dht22 import datagram
 from dht22.datagram import format_ack, format_named
 from dht22.keys import read_keys
-from support.tools import ATTIC, KITCHEN, ROOT, ask, lines, resident, until, write_keys
+from support.tools import ATTIC, KITCHEN, ROOT, ask, bash, lines, resident, until, write_keys
 
 START = 1795255202000000
 
@@ -237,11 +237,21 @@ def test_key_file(tmp_path, content, mode, wrong):
     (tmp_path / "key").write_bytes(content)
     (tmp_path / "key").chmod(mode)
     if wrong is None:
-        assert read_keys(tmp_path / "key") == {"kitchen": b"\x0a" * 32}
+        assert read_keys(str(tmp_path / "key")) == {"kitchen": b"\x0a" * 32}
     else:
         with pytest.raises(OSError) as raised:
-            read_keys(tmp_path / "key")
+            read_keys(str(tmp_path / "key"))
         assert raised.value.strerror == wrong.replace("600 key", f"600 {tmp_path / 'key'}")
+
+
+def test_the_command_for_a_key_file_can_be_typed_as_it_is(tmp_path):
+    path = tmp_path / "my key"
+    path.write_bytes(GOOD)
+    path.chmod(0o644)
+    with pytest.raises(OSError, match="others can read it") as raised:
+        read_keys(str(path))
+    bash(raised.value.strerror.partition(": ")[2], tmp_path)
+    assert read_keys(str(path))
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """The server as its users meet it: started wrongly, stopped, started again, its terminal closed."""
 
+import errno
 import fcntl
 import os
 import re
 import select
+import shlex
 import signal
 import socket
 import stat
@@ -15,6 +17,7 @@ from contextlib import suppress
 
 import pytest
 
+from dht22.server.remedies import OTHER_LOG, remedy
 from support.made import HEADER
 from support.tools import (
     ROOT,
@@ -107,7 +110,7 @@ def test_a_client_goes_on_when_the_server_is_back_and_each_address_is_told_apart
         (["--log", "a.txt", "--log", "b.txt"], 2, "two logs end alike"),
         (["--count", "0"], 2, "'0' is not a count"),
         (["--logs", "a.txt"], 2, "unrecognized arguments"),
-        (["--host", "192.0.2.99", "--port", "0"], 1, "cannot listen on 192.0.2.99"),
+        (["--host", "192.0.2.99", "--port", "0"], 1, "cannot listen on 192.0.2.99:0 ("),
         (["--host", "no.such.host.invalid"], 1, "cannot listen on no.such.host.invalid"),
         (["--host", "x" * 70], 1, "cannot listen on xxx"),
         (
@@ -117,6 +120,7 @@ def test_a_client_goes_on_when_the_server_is_back_and_each_address_is_told_apart
             "make its folder: mkdir -p missing; or ",
         ),
         (["--port", "0", "--log", "folder.txt"], 1, "cannot log to folder.txt (Is a directory)"),
+        (["--port", "0", "--log", "pipe.csv"], 1, "cannot log to pipe.csv (not a regular file)"),
         (["--port", "0", "--log", "notes.txt"], 1, "cannot log to notes.txt (not a file of ours"),
         (
             ["--port", "0", "--log", "other.csv"],
@@ -127,6 +131,7 @@ def test_a_client_goes_on_when_the_server_is_back_and_each_address_is_told_apart
 )
 def test_an_error_is_one_line(script, tmp_path, argv, code, error):
     (tmp_path / "folder.txt").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "notes.txt").write_text("buy milk\ncall the lab\n")
     (tmp_path / "other.csv").write_text("when,what\n2026,tea\n")
     running = script("server", *argv)
@@ -139,9 +144,7 @@ def test_an_error_is_one_line(script, tmp_path, argv, code, error):
 
 def test_a_log_that_must_not_be_written(script, tmp_path):
     log, prefix, reason = tmp_path / "a.txt", [], "Permission denied"
-    remedy = (
-        f"if it is from a start with sudo: sudo chown $USER {log}; or give another file as --log"
-    )
+    remedy = f"chmod u+w {shlex.quote(str(log))}; or give another file as --log"
     log.write_text("1.0,1.0\n")
     log.chmod(stat.S_IRUSR)
     if os.geteuid() == 0:  # who may write everything
@@ -156,6 +159,18 @@ def test_a_log_that_must_not_be_written(script, tmp_path):
     assert running.wait() == 1
     assert running.err == f"server.py: error: cannot log to {log} ({reason}); {remedy}\n"
     assert log.read_text() == "1.0,1.0\n"
+
+
+@pytest.mark.parametrize(
+    "owner, command",
+    [(0, "chmod u+w {}"), (1, "if it is from a start with sudo: sudo chown $USER {}")],
+)
+def test_what_to_type_where_a_log_must_not_be_written(tmp_path, monkeypatch, owner, command):
+    log = tmp_path / "my log.csv"
+    log.touch()
+    monkeypatch.setattr(os, "geteuid", lambda: log.stat().st_uid + owner)
+    told = remedy(PermissionError(errno.EACCES, "Permission denied"), str(log), windows=False)
+    assert told == f"{command.format(shlex.quote(str(log)))}; or {OTHER_LOG}"
 
 
 def test_a_second_server_on_the_port_refuses_to_start(script, server, tmp_path):

@@ -411,22 +411,50 @@ def test_what_is_written_is_synced_before_it_counts(path, said, monkeypatch):
     assert not spool.write([]) and not spool.mark_is_written
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["the file", "the folder"])
-def test_a_spool_that_is_root_s_after_a_start_with_sudo_tells_the_remedy(
-    path, tmp_path, said, monkeypatch, there
+@pytest.mark.parametrize(
+    "home, there, owner, remedy",
+    [
+        ("my home", "k.spool", 1, "if it is from a start with sudo: sudo chown $USER {}"),
+        ("my home", "", 1, "if it is from a start with sudo: sudo chown $USER {}"),
+        ("my home", "k.spool", 0, "chmod u+w {}"),
+        ("other", "k.spool", 1, "if it is from a start with sudo: sudo chown $USER {}"),
+        ("other", "", 1, None),
+        ("my home/state", "", 1, None),
+    ],
+)
+def test_a_spool_that_this_user_may_not_write_tells_a_remedy_that_harms_nothing(
+    tmp_path, said, monkeypatch, home, there, owner, remedy
 ):
-    if there:
-        Path(path).touch()
+    folder = tmp_path / "my home" / "state"
+    folder.mkdir(parents=True)
+    path = folder / there
+    path.touch()
+    monkeypatch.setenv("HOME", str(tmp_path / home))
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + owner)
 
     def denied(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(module, "LineFile", denied)
-    Spool(path)
+    Spool(str(folder / "k.spool"))
+    remedy = remedy and remedy.format(f"'{path}'") + "; then start the client again"
     assert said == [
-        f"cannot write the spool {path} (Permission denied): readings wait in memory only;"
-        f" if it is from a start with sudo: sudo chown $USER {path if there else tmp_path}"
+        f"cannot write the spool {folder / 'k.spool'} (Permission denied): readings wait in memory"
+        f" only; {remedy or 'give a --spool in a folder of this user'}"
     ]
+
+
+def test_a_spool_in_a_folder_that_is_missing_tells_to_make_it(tmp_path, said):
+    Spool(str(tmp_path / "my folder" / "k.spool"))
+    assert said[0].endswith(
+        f"; make its folder: mkdir -p '{tmp_path}/my folder'; then start the client again"
+    )
+
+
+def test_a_pipe_is_no_spool_and_nothing_waits_for_it(path):
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="not a regular file"):
+        Spool(path)
 
 
 # A file that has grown long

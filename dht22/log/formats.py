@@ -16,7 +16,6 @@ import errno
 import os
 import re
 import sqlite3
-import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -160,8 +159,6 @@ class DbLog:
         # This file stays open: closing it would end the locks that SQLite has on it.
         self.file = open(path, "a+b", buffering=0)  # noqa: SIM115
         try:
-            if not stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
-                raise OSError(errno.EINVAL, "not a regular file")
             if sys.platform != "darwin":  # there this lock would keep SQLite itself out
                 lock(self.file)
             self.file.seek(0)

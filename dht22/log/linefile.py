@@ -307,9 +307,13 @@ def is_device(name: str) -> bool:
 
 
 def refuse_device(path: str) -> None:
-    """Raise OSError if Windows takes the path for a device."""
+    """Raise OSError if a path leads to no file: to a device or a pipe, which may wait for ever."""
     if os.name == "nt" and is_device(os.path.basename(path)):
         raise OSError(errno.EINVAL, "that is the name of a device on Windows")
+    with suppress(FileNotFoundError):
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # to open a folder says what it is
+            raise OSError(errno.EINVAL, "not a regular file")
 
 
 def was_moved(path: str, file: IOBase) -> bool:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from itertools import count
 
 from dht22.console import counted, say
-from dht22.log.linefile import lock, replace, sync, sync_folder
+from dht22.log.linefile import lock, refuse_device, replace, sync, sync_folder
 
 LARGEST = 1 << 28  # bytes; no spool is that large
 SPOOL_LINE = re.compile(rb"([0-9a-fn.,-]{18,160}),([0-9a-f]{8})")  # what it says, and its checksum
@@ -41,6 +41,7 @@ def restore(path: str) -> None:
     An SD card can damage any part of it: flip bits, lose a page, leave erased ones (0xFF). A file
     without a line of ours is left to LineFile, which refuses it.
     """
+    refuse_device(path)
     with suppress(FileNotFoundError), open(path, "r+b") as file:
         lock(file)
         if os.fstat(file.fileno()).st_size > LARGEST:

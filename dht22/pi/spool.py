@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import cache
 from itertools import chain
 
-from dht22.console import Once, counted, say
+from dht22.console import Once, counted, how_to_write, say, typed
 from dht22.log.linefile import LineFile, replace, was_moved
 from dht22.pi.checksum import SPOOL_LINE, TORN_LINE, fields_of, restore, with_checksum
 
@@ -195,16 +195,29 @@ class Spool:
         return True
 
     def fail(self, error: OSError) -> None:
-        line = (
+        self.trouble.say(
+            "failing",
             f"cannot write the spool {self.path} ({error.strerror}): readings wait in memory only"
+            + "".join(f"; {each}" for each in self.remedies(error)),
         )
-        if isinstance(error, PermissionError):
-            there = os.path.abspath(self.path)
-            while not os.path.exists(there):
-                there = os.path.dirname(there)
-            line += f"; if it is from a start with sudo: sudo chown $USER {there}"
-        self.trouble.say("failing", line)
         self.retry_at = time.monotonic() + WRITE_AGAIN
+
+    def remedies(self, error: OSError) -> list[str]:
+        """Return what to do about an error, as far as that is known."""
+        there = folder = os.path.dirname(os.path.abspath(self.path))
+        while not os.path.exists(there):
+            there = os.path.dirname(there)
+        if os.name == "posix" and isinstance(error, PermissionError):
+            if os.path.exists(self.path):
+                there = self.path
+            elif not there.startswith(os.path.expanduser("~") + "/"):
+                return ["give a --spool in a folder of this user"]  # this one is the system's
+            remedy = how_to_write(there)
+        elif os.name == "posix" and isinstance(error, FileNotFoundError):
+            remedy = f"make its folder: mkdir -p {typed(folder)}"
+        else:
+            return []
+        return [remedy] if self.file else [remedy, "then start the client again"]
 
     def clear(self) -> None:
         """Empty the file, all being acknowledged: on the disk, before a further n is sent."""

@@ -212,7 +212,8 @@ def open_inbox(parser: Parser, host: str | None, port: int) -> Inbox:
             errno.EADDRINUSE: "is another server running? stop it, or give another --port",
             errno.EACCES: f"{RESERVED_PORTS}; give another --port",
         }.get(error.errno or 0, "give an address of this machine as --host")
-        parser.fail(f"cannot listen on {host or 'port'} {port} ({error.strerror}); {remedy}")
+        where = host_port(host, port) if host else f"port {port}"
+        parser.fail(f"cannot listen on {where} ({error.strerror}); {remedy}")
 
 
 def listen(host: str | None, port: int) -> socket.socket:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
+
+from dht22.console import how_to_write, typed
 
 OTHER_LOG = "give another file as --log"
 # These take off a byte order mark and CRLF, which editors on Windows put into a log.
@@ -22,11 +23,11 @@ def remedy(error: OSError, path: str, windows: bool = os.name == "nt") -> str:
     if isinstance(error, PermissionError) and os.path.exists(path):
         if windows:
             return f"close it where it is open, as in Excel; or {OTHER_LOG}"
-        return f"if it is from a start with sudo: sudo chown $USER {path}; or {OTHER_LOG}"
+        return f"{how_to_write(path)}; or {OTHER_LOG}"
     if error.errno == errno.EILSEQ:
-        command = PYTHON.format(path) if windows else SED.format(shlex.quote(path))
+        command = PYTHON.format(path) if windows else SED.format(typed(path))
         return f"take that off: {command}; or {OTHER_LOG}"
     if isinstance(error, FileNotFoundError) and folder:
-        make = f'mkdir "{folder}"' if windows else f"mkdir -p {shlex.quote(folder)}"
+        make = f'mkdir "{folder}"' if windows else f"mkdir -p {typed(folder)}"
         return f"make its folder: {make}; or {OTHER_LOG}"
     return OTHER_LOG
