@@ -88,7 +88,7 @@ def latencies(port: int, log: Path, probes: int) -> list[float]:
     return sorted(times)
 
 
-def sample(peer: Peer, tools: Path, count: int, probes: int) -> measure.Sample:
+def sample(peer: Peer, tools: Path, count: int, probes: int, senders: int) -> measure.Sample:
     """Start peer, load it in every way, end it; return what was measured."""
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), measure.free_port()
@@ -106,7 +106,7 @@ def sample(peer: Peer, tools: Path, count: int, probes: int) -> measure.Sample:
         def load(count: int, rate: int) -> tuple[float, int]:
             """Send; return the peer's CPU seconds and the number of readings that its log lacks."""
             before, start = measure.cpu(pid), log.stat().st_size if log.exists() else 0
-            sender = measure.pinned(measure.SENDER, tools / "send", port, count, rate)
+            sender = measure.pinned(measure.SENDER, tools / "send", port, count, rate, senders)
             took = float(subprocess.run(sender, check=True, stdout=subprocess.PIPE).stdout)
             if took * rate > count * 1.05:
                 print(f"the sender reached only {count / took:,.0f} a second", file=sys.stderr)
@@ -132,7 +132,7 @@ def sample(peer: Peer, tools: Path, count: int, probes: int) -> measure.Sample:
             return {**result, "peak": measure.peak(pid)}
 
 
-def compare(peers: Sequence[Peer], runs: int, count: int, probes: int) -> str:
+def compare(peers: Sequence[Peer], runs: int, count: int, probes: int, senders: int) -> str:
     """Measure peers in turn, runs times; return the table and what it was measured on."""
     machine = measure.machine()
     programs = {peer: peer.command.split()[0] for peer in peers}
@@ -143,7 +143,7 @@ def compare(peers: Sequence[Peer], runs: int, count: int, probes: int) -> str:
         tools = Path(name)
         build(tools)
         samples = measure.take_turns(
-            installed, runs, lambda peer: sample(peer, tools, count, probes)
+            installed, runs, lambda peer: sample(peer, tools, count, probes, senders)
         )
 
     def row(peer: Peer) -> list[str]:
@@ -176,7 +176,7 @@ def compare(peers: Sequence[Peer], runs: int, count: int, probes: int) -> str:
     rmem_max = Path("/proc/sys/net/core/rmem_max").read_text().strip()
     return (
         f"{measure.table(head, *map(row, peers))}\n\n"
-        f"Medians of {runs}, ratios run by run; CPU at {CPU_RATE:,} datagrams a second. "
+        f"Senders: {senders:,}. Medians of {runs}, ratios run by run; CPU at {CPU_RATE:,} datagrams a second. "
         f"{machine}; {versions}; net.core.rmem_max {rmem_max}."
     )
 
@@ -187,6 +187,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", default="", metavar="WORD", help="compare only with those named so"
     )
+    parser.add_argument(
+        "--senders", type=int, default=1, metavar="N", help="addresses that the readings come from"
+    )
     return parser
 
 
@@ -195,7 +198,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = get_parser().parse_args(argv)
     sizes = (1, 2_000, 20) if args.quick else (args.runs, 200_000, 500)
     peers = [PEERS[0], *(peer for peer in PEERS[1:] if args.only in peer.name)]
-    return measure.report("receive.py", compare, peers, *sizes)
+    return measure.report("receive.py", compare, peers, *sizes, args.senders)
 
 
 if __name__ == "__main__":
