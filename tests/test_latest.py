@@ -42,6 +42,16 @@ def test_the_latest_reading_of_each_sensor(tmp_path):
     assert (found["cellar"]["interval"], found["cellar"]["silent"]) == (None, True)
 
 
+def test_the_interval_is_that_of_the_last_readings(tmp_path):
+    """Of those in the log that was rotated as well, where these are too few."""
+    old = write(tmp_path / "datalog.csv.1", *(row(minute * 10 * MINUTE) for minute in range(15)))
+    rows = [row((150 + minute) * MINUTE) for minute in range(15)]
+    log = write(tmp_path / "datalog.csv", *rows)
+    assert latest(165 * MINUTE, old, log)["kitchen"]["interval"] == 60.0
+    write(log, *rows[:3])
+    assert latest(165 * MINUTE, old, log)["kitchen"]["interval"] == 600.0
+
+
 @pytest.mark.parametrize("after, silent", [(0, False), (299, False), (301, True), (10**6, True)])
 def test_silent_is_older_than_5_intervals(tmp_path, after, silent):
     log = write(tmp_path / "datalog.csv", *(row(minute * MINUTE) for minute in range(5)))

@@ -110,6 +110,10 @@ def test_the_report(tmp_path, run, monkeypatch):
     assert (result["doubled"], result["skipped"]) == (1, 1)
     assert result["sensors"]["kitchen"]["readings"] == 41
     assert "spans" not in result["sensors"]["kitchen"]
+    assert "silent since then: 0:11:00" in run("--until", "2026-11-21T01:10").stdout
+    assert "silent" not in run("--until", "2026-11-21T01:00").stdout
+    (tmp_path / "datalog.csv").rename(tmp_path / "datalog.csv.1")
+    assert "silent" not in run("datalog.csv.1").stdout, "until its last row"
 
 
 def test_every_in_the_table_and_for_a_program(tmp_path, run):
