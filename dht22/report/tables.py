@@ -42,8 +42,8 @@ SHAPE = rb"1111-11-11T11:11:11\.111Z,%b,(?:,%b,|%b,%b,1{16})\r?" % (
 )
 SHAPES = {".txt": re.compile(READING + rb"\r?"), ".csv": re.compile(SHAPE)}
 SHAPES[".db"] = SHAPES[".csv"]
-# Read behind the rows of a block, and dropped again. Where all names are like 007, or true and false,
-# pandas 3.1 makes numbers of them; a name that is none keeps it from that.
+# Read behind the rows of a block, and dropped again. Where all names are like 007, or true and
+# false, pandas 3.1 makes numbers of them; a name that is none keeps it from that.
 NO_NUMBER = {".txt": b"0,0\n", ".csv": b",-,-,0,0,\n", ".db": b",-,-,0,0,\n"}
 # Rows, at least, that are put together while a log is read. Columns of this length have more than
 # 32 MiB each, and their memory goes back to the system as soon as they are no longer needed.
