@@ -13,6 +13,7 @@ from bokeh.layouts import gridplot
 from bokeh.models import (
     BoxZoomTool,
     ColumnDataSource,
+    CustomJS,
     DataRange1d,
     DatetimeTickFormatter,
     HoverTool,
@@ -30,6 +31,7 @@ from bokeh.resources import INLINE
 from numpy import ndarray
 from pandas import DataFrame
 
+from dht22.console import say
 from dht22.report.figures import ACCURACY, GAP, UNITS
 from dht22.report.picture import COLOURS, thinned
 from dht22.report.recent import Rows, Sensor, from_table
@@ -56,6 +58,11 @@ WORDS = {
     "major_label_text_font_size": "13px",
     "minor_tick_line_color": None,
 }
+HAS_WINDOW_AXIS = "window_axis" in figure.properties()  # from Bokeh 3.7 on
+# What `Plots.arrange` does, for a file, which has no report.py
+ARRANGE = """
+legend.ncols = Math.max(1, Math.min(Math.floor(cb_obj.inner_width / entry), legend.items.length))
+"""
 DATE, CLOCK, SECONDS = "%Y-%m-%d", "%H:%M", "%H:%M:%S"
 TICKS = {"hours": CLOCK, "hourmin": CLOCK, "minutes": CLOCK, "minsec": SECONDS, "seconds": SECONDS}
 
@@ -175,7 +182,7 @@ class Plots:
             tools=self.tools,
             active_scroll=self.tools[0],
         )
-        if "window_axis" in plot.properties():  # not in Bokeh 3.4
+        if HAS_WINDOW_AXIS:
             plot.window_axis = "x"  # the y axis spans what is seen, not what is drawn beside it
         for axis in plot.axis:
             axis.update(**WORDS)
@@ -203,9 +210,11 @@ class Plots:
 
     def arrange(self) -> None:
         """Give the legend as many columns as there is room for."""
-        longest = max(map(len, self.lines), default=0)
-        room = self.columns // (KEY + LETTER * longest)
-        self.legend.ncols = max(1, min(room, len(self.lines)))
+        self.legend.ncols = max(1, min(self.columns // self.entry(), len(self.lines)))
+
+    def entry(self) -> int:
+        """Return how wide the longest name in the legend may be, in pixels."""
+        return KEY + LETTER * max(map(len, self.lines), default=0)
 
     def measure(self, attr: str, old: int, width: int) -> None:
         """Note how wide the browser shows the plots."""
@@ -244,7 +253,12 @@ class Plots:
 
 
 def in_one_file(tables: Mapping[str, DataFrame], zone: Zone, title: str) -> str:
-    """Return the plots of examined readings as HTML that needs neither a network nor report.py."""
+    """Return the plots of examined readings as HTML that needs neither a network nor report.py.
+
+    Sensors that there is no room for are left out, and that is reported.
+    """
+    if len(tables) > MOST_LINES:
+        say(f"{len(tables) - MOST_LINES:,} sensors are left out of {title}.html: --name chooses")
     sensors = {name: from_table(table) for name, table in [*tables.items()][:MOST_LINES]}
     first = min(sensor.first() for sensor in sensors.values())
     last = max(sensor.latest()[0] for sensor in sensors.values())
@@ -253,6 +267,9 @@ def in_one_file(tables: Mapping[str, DataFrame], zone: Zone, title: str) -> str:
     for name in sensors:
         plots.add(name)
     plots.arrange()
+    if HAS_WINDOW_AXIS:  # before, a legend that grows would cover the plot
+        arrange = CustomJS(args={"legend": plots.legend, "entry": plots.entry()}, code=ARRANGE)
+        plots.upper.js_on_change("inner_width", arrange)
     plots.columns = min(COLUMNS, IN_A_FILE // len(sensors))
     plots.draw(sensors)
     return str(file_html(plots.layout(), INLINE, title, template=TEMPLATE))
