@@ -75,6 +75,31 @@ def test_silence_goes_by_the_rhythm_of_each_sensor():
     assert list(notices.first.values())[1:] == ["192.168.1.7 is back"]
 
 
+def test_what_waited_on_a_pi_and_comes_in_a_burst_is_no_rhythm():
+    notices = Notices()
+    senders = Senders({}, None, notices)
+    for number in range(12):  # an hour, at one reading every five minutes
+        at = 0.01 * number
+        named = Named("kitchen", FIRST + number, 300.0 * (12 - number), None)
+        assert senders.take(named, "a", at, at, refusal="")
+        senders.hear([(at - named.age, "a", "kitchen", "50.0,20.0", str(named.n))], at)
+    senders.notice_changes(300.0)
+    assert not notices.first
+    senders.notice_changes(1501.0)
+    assert list(notices.first.values()) == ["kitchen silent for 1501 s"]
+
+
+def test_a_burst_of_a_plain_sensor_halves_its_interval_at_most():
+    notices = Notices()
+    senders = Senders({}, None, notices)
+    for now in (0.0, 300.0, 600.0, 600.01):
+        senders.hear([(now, "192.168.1.7", "", "50.0,20.0", "")], now)
+    senders.notice_changes(1350.0)
+    assert not notices.first
+    senders.notice_changes(1351.0)
+    assert len(notices.first) == 1
+
+
 def test_of_sensors_that_fall_silent_together_each_is_named():
     """A router that is switched off, or a Pi with two sensors."""
     notices = Notices()

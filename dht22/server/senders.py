@@ -28,14 +28,24 @@ class KnownSender:
         self.address_heard = self.former_heard = 0.0  # when something new came from there last
         self.last_heard = 0.0  # monotonic, seconds
         self.interval = 0.0  # seconds; follows a longer one at once, a shorter one by halves
+        self.last_read: float | None = None  # by the clock, seconds; of a named sensor
         self.is_silent = False
 
     def hear(self, readings: int, now: float) -> None:
-        if self.readings:
-            self.interval = max(now - self.last_heard, self.interval / 2)
+        if self.readings and self.last_read is None:
+            self.follow(now - self.last_heard)
         self.readings += readings
         self.last_heard = now
         self.is_silent = False
+
+    def read(self, at: float) -> None:
+        """Note when a named reading was read: what waited on the Pi arrives in a burst."""
+        if self.last_read is not None:
+            self.follow(at - self.last_read)
+        self.last_read = at
+
+    def follow(self, interval: float) -> None:
+        self.interval = max(interval, self.interval / 2)
 
     def alternates(self, address: str, at: float) -> bool:
         """Tell whether a name comes from two addresses in turn: A, B, A within three intervals.
@@ -123,6 +133,7 @@ class Senders:
                 f"{named.name} comes from {sender.address} and {sender.former_address} in turn; has"
                 " each Pi a name of its own?",
             )
+        sender.read(at - named.age)
         return True
 
     def store(self, rows: Sequence[Row]) -> None:
