@@ -488,6 +488,20 @@ def test_no_link_is_followed_and_nobody_else_can_read_the_new_file(path, tmp_pat
     assert (places(queue), again) == ([2, 3, 4, 5], n)
 
 
+def test_a_link_to_the_spool_stays(path, tmp_path):
+    elsewhere = tmp_path / "other disk"
+    elsewhere.mkdir()
+    os.symlink(elsewhere / "k", path)
+    write(path, 2, *range(6))
+    spool = Spool(path)
+    queue, n, _ = spool.load()
+    spool.rewrite(queue)
+    assert os.path.islink(path) and os.listdir(elsewhere) == ["k"]
+    spool.file.file.close()
+    queue, again, _ = Spool(path).load()
+    assert (places(queue), again) == ([2, 3, 4, 5], n)
+
+
 def test_where_there_is_no_room_for_a_new_file_the_old_one_goes_on(
     path, tmp_path, said, monkeypatch
 ):

@@ -235,6 +235,7 @@ def replace(
     Raise OSError, and nothing of it is left behind. Windows replaces no file that is open: there
     `old`, which is the one at the path if it is open, is closed before, and stays closed.
     """
+    path = os.path.realpath(path)  # a link stays: the file may be on another disk
     folder, name = os.path.split(path)
     new = os.path.join(folder, f".{name}.dht22-new")  # a name that no user gives a file of his own
     with suppress(FileNotFoundError):
