@@ -203,6 +203,19 @@ def test_a_hung_sensor_is_switched_off_and_on(script, tmp_path, hung):
     assert on - off >= 0.5
 
 
+def test_a_sensor_that_still_hangs_is_switched_off_again(script, hung):
+    package = hung / "Adafruit_DHT.py"
+    package.write_text(package.read_text().replace("if off else", "if off > 1 else"))
+    running = script(
+        *["client", "127.0.0.1", "--driver", "adafruit", "--interval", 0.02, "--power-pin", 4],
+        timers={"pi.drivers.MIN_INTERVAL": 0.01, "pi.sensor.OFF": 0.01},
+        path=[hung],
+    )
+    running.says("^10 polls failed: switching the sensor off and on$")
+    running.says("^reading again, after 10 failed$")
+    assert running.stop() == 0
+
+
 def test_rpi_lgpio_makes_its_pipe_in_a_folder_of_its_own(script, tmp_path, hung):
     """It enters $LG_WD as it is imported; what is relative stays where the client was started."""
     module = hung / "RPi" / "GPIO.py"

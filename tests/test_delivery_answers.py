@@ -323,6 +323,34 @@ def test_no_silence_begins_before_something_is_sent(desktop, tmp_path, monkeypat
     sender.close()
 
 
+def test_after_a_silence_the_next_reading_is_sent_again_as_soon_as_any(desktop, tmp_path):
+    link = Link("127.0.0.1", desktop.getsockname()[1])
+    link.look_up()
+    sender = delivery.NamedSender(link, "kitchen", None, 600.0, Spool(str(tmp_path / "spool")))
+    for _ in range(2):
+        sender.send("50.0,20.0")
+    for _ in range(9):
+        sender.transmit()
+    assert sender.due - time.monotonic() > 50
+    sender.settle(None)
+    sender.transmit()
+    assert sender.due - time.monotonic() < 1.5 * delivery.RESEND
+    sender.close()
+
+
+def test_a_spool_with_a_mark_alone_is_emptied_at_the_start(desktop, tmp_path):
+    """As a power cut leaves one: nothing waits, and nothing more is to be written."""
+    spool = Spool(str(tmp_path / "spool"))
+    spool.mark(7, START)
+    assert spool.write([])
+    spool.file.file.close()
+    link = Link("127.0.0.1", desktop.getsockname()[1])
+    sender = delivery.NamedSender(link, "kitchen", None, 2.0, Spool(str(tmp_path / "spool")))
+    assert size(tmp_path / "spool") == 0
+    assert sender.highest == START
+    sender.close()
+
+
 SLOW = """
 import time
 from dht22.pi import sensor

@@ -100,6 +100,23 @@ REFUSED = {
 }
 
 
+def test_what_somebody_emptied_is_not_filled_with_nuls_when_an_append_is_undone(
+    tmp_path, monkeypatch
+):
+    log = formats.open_log(str(tmp_path / "a.txt"), print)
+    log.append([(0.0, "192.168.1.7", "", "50.0,20.0", "")])
+    log.append([(2.0, "192.168.1.7", "", "50.0,20.0", "")])
+    os.truncate(log.path, 0)
+
+    def fail(_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(linefile, "sync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        log.flush()
+    assert (tmp_path / "a.txt").read_bytes() == b""
+
+
 @pytest.mark.parametrize(
     "ending, there, left",
     [(ending, *facts) for ending, table in MENDED.items() for facts in table],

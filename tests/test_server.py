@@ -17,6 +17,7 @@ from contextlib import suppress
 
 import pytest
 
+from dht22.server import inbox
 from dht22.server.remedies import OTHER_LOG, remedy
 from support.made import HEADER
 from support.tools import (
@@ -393,3 +394,15 @@ def test_an_error_of_the_socket_that_lasts_ends_the_server(server, tmp_path):
     assert "server.py: error: cannot receive (Network is down); start it again\n" in running.err
     assert running.err.endswith("1 reading logged\n127.0.0.1: 1 reading\n")
     assert len(lines(tmp_path / "a.csv")) == 2
+
+
+def test_an_error_that_passed_is_not_held_against_a_later_one(monkeypatch):
+    monkeypatch.setattr(inbox, "GIVE_UP", 0.05)
+    monkeypatch.setattr(inbox, "ERROR_PAUSE", 0.1)
+    with inbox.listen("127.0.0.1", 0) as sock:
+        box = inbox.Inbox(sock)
+        box.wait_after(OSError(errno.ENOMEM, "Cannot allocate memory"))
+        assert not box.receive(1).datagrams
+        box.wait_after(OSError(errno.ENOMEM, "Cannot allocate memory"))
+        with pytest.raises(inbox.Broken):
+            box.wait_after(OSError(errno.ENOMEM, "Cannot allocate memory"))

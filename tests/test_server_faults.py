@@ -104,6 +104,21 @@ def test_a_disk_that_is_full_at_the_start(server, disk, tmp_path, logs):
     assert running.err.count("cannot write") == 1, "said once"
 
 
+def test_while_a_log_fails_no_more_are_taken_than_are_counted(server, disk):
+    small = disk("size=8k")
+    logs = options("disk/a.txt")
+    running = server(
+        "--count", 3, *logs, prefix=small.inside, timers={"server.writer.LOG_RETRY": 0}
+    )
+    small.fill()
+    send(running.port, b"50.0,20.0")
+    running.says("^cannot write disk/a.txt")
+    send(running.port, *[b"51.0,20.0"] * 5)
+    small.give_room()
+    assert running.wait() == 0
+    assert readings(small.folder / "a.txt") == ["50.0,20.0", "51.0,20.0", "51.0,20.0"]
+
+
 def test_what_cannot_be_kept_is_counted(server, disk):
     timers = {"server.writer.BACKLOG": 1000, "server.writer.LOG_RETRY": 0.1}
     log = "--log", "disk/a.txt"

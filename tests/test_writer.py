@@ -111,6 +111,22 @@ def test_a_named_row_waits_for_the_other_logs_before_it_goes_to_the_last(broken)
     assert all(sorted(log.all()) == [named(1), plain(2), plain(3), plain(4)] for log in logs)
 
 
+def test_there_is_always_room_for_a_named_row_that_was_taken(monkeypatch):
+    """Its client would be told for ever that it is a duplicate, and never that it is logged."""
+    monkeypatch.setattr(writer, "BACKLOG", 3)
+    text, csv = logs = [FakeLog("a.txt"), FakeLog("a.csv")]
+    text.fails = csv.fails = lambda call: True
+    book = opened(*logs)
+    book.write([named(0)])
+    for k in range(1, 5):
+        book.write([plain(k)])
+    text.fails = lambda call: False
+    assert book.write([])[1] == [] and named(0) in text.all()
+    csv.fails = lambda call: False
+    assert book.write([])[1] == [named(0)]
+    assert csv.all() == [*map(plain, range(1, 4)), named(0)]
+
+
 @pytest.mark.parametrize("call", range(1, 13))
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_one_call_that_fails_loses_and_doubles_nothing(failing, call):
