@@ -451,6 +451,15 @@ def test_a_spool_in_a_folder_that_is_missing_tells_to_make_it(tmp_path, said):
     )
 
 
+def test_a_current_folder_that_was_removed_is_told(tmp_path, said, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    Spool("k.spool")
+    reason = "(No such file or directory): readings wait in memory only"
+    assert said == [f"cannot write the spool k.spool {reason}"]
+
+
 def test_a_pipe_is_no_spool_and_nothing_waits_for_it(path):
     os.mkfifo(path)
     with pytest.raises(OSError, match="not a regular file"):

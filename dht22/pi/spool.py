@@ -204,16 +204,16 @@ class Spool:
 
     def remedies(self, error: OSError) -> list[str]:
         """Return what to do about an error, as far as that is known."""
-        there = folder = os.path.dirname(os.path.abspath(self.path))
-        while not os.path.exists(there):
-            there = os.path.dirname(there)
+        folder = os.path.dirname(self.path)
         if os.name == "posix" and isinstance(error, PermissionError):
-            if os.path.exists(self.path):
-                there = self.path
-            elif not there.startswith(os.path.expanduser("~") + "/"):
+            there = os.path.abspath(self.path)
+            while not os.path.exists(there):
+                there = os.path.dirname(there)
+            is_at_home = there.startswith(os.path.expanduser("~") + "/")
+            if not os.path.exists(self.path) and not is_at_home:
                 return ["give a --spool in a folder of this user"]  # this one is the system's
             remedy = how_to_write(there)
-        elif os.name == "posix" and isinstance(error, FileNotFoundError):
+        elif os.name == "posix" and isinstance(error, FileNotFoundError) and folder:
             remedy = f"make its folder: mkdir -p {typed(folder)}"
         else:
             return []
