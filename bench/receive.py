@@ -176,7 +176,8 @@ def compare(peers: Sequence[Peer], runs: int, count: int, probes: int, senders: 
     rmem_max = Path("/proc/sys/net/core/rmem_max").read_text().strip()
     return (
         f"{measure.table(head, *map(row, peers))}\n\n"
-        f"Senders: {senders:,}. Medians of {runs}, ratios run by run; CPU at {CPU_RATE:,} datagrams a second. "
+        f"Senders: {senders:,}. Medians of {runs}, ratios run by run; CPU at {CPU_RATE:,} datagrams"
+        " a second. "
         f"{machine}; {versions}; net.core.rmem_max {rmem_max}."
     )
 
