@@ -111,6 +111,25 @@ def test_a_named_row_waits_for_the_other_logs_before_it_goes_to_the_last(broken)
     assert all(sorted(log.all()) == [named(1), plain(2), plain(3), plain(4)] for log in logs)
 
 
+def test_a_failing_log_is_tried_again_after_a_pause_and_at_the_end(monkeypatch):
+    monkeypatch.setattr(writer, "LOG_RETRY", 60.0)
+    text = FakeLog("a.txt", fails=lambda call: call == 1)
+    book = opened(text)
+    for k in range(3):
+        book.write([plain(k)])
+    assert text.calls == 1
+    assert book.finish() == text.all() == [plain(0), plain(1), plain(2)]
+    assert (book.logged, book.overflowed, book.left) == (3, 0, 0)
+
+
+def test_what_the_last_log_alone_lacks_is_logged_and_not_left():
+    text, csv = FakeLog("a.txt"), FakeLog("a.csv", fails=lambda call: True)
+    book = opened(text, csv)
+    assert book.write([named(0)]) == ([named(0)], [])
+    book.finish()
+    assert (book.logged, book.pending, book.overflowed, book.left) == (1, 0, 0, 0)
+
+
 def test_there_is_always_room_for_a_named_row_that_was_taken(monkeypatch):
     """Its client would be told for ever that it is a duplicate, and never that it is logged."""
     monkeypatch.setattr(writer, "BACKLOG", 3)
