@@ -133,6 +133,13 @@ def test_duplicates_and_refusals_are_told_apart():
     assert senders.named["kitchen"].stored == FIRST + 6
 
 
+def test_what_is_not_on_the_disk_yet_gets_no_answer():
+    senders = Senders({}, None, Notices())
+    named = Named("attic", FIRST, 0.0, None)
+    assert senders.take(named, "a", 0.0, 0.0, refusal="")
+    assert senders.acknowledgement(named, None) is None
+
+
 def test_the_bound_of_n_is_told_from_what_is_below():
     for n, told in (HIGHEST_N - 1, 0), (HIGHEST_N, 1):
         notices = Notices()
