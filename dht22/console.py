@@ -73,6 +73,10 @@ def run_script(main: Callable[[], int]) -> None:
         if not isinstance(sys.stdout, TextIOWrapper):  # an editor's
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+            # It keeps the last error, and with it all that main had open: the port, the spool.
+            import traceback
+
+            traceback.clear_frames(sys.exc_info()[2])
 
 
 def how_to_install(debian: str, pypi: str, script: str) -> str:

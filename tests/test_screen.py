@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 import pytest
 
 from dht22.screen import screen_of
-from support.tools import DEADLINE, ROOT, lines, send, until
+from support.tools import DEADLINE, ROOT, free_port, lines, send, until
 
 
 def test_what_a_slow_reader_has_no_room_for_is_left_out_line_by_line():
@@ -173,6 +173,43 @@ def test_in_an_editor_a_script_shows_what_it_prints(editor, tmp_path, name, argv
     shell.send_signal(signal.SIGINT)
     heard(shell, "^interrupted$")
     assert shell.wait(DEADLINE) == 0
+
+
+SHELL = """
+import runpy, sys
+from support.editor import Shell
+sys.stdout, sys.stderr = Shell(1), Shell(2)
+errors = []
+for _ in range(2):
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as error:
+        errors.append(error)
+"""
+
+
+@pytest.mark.parametrize(
+    "name, argv",
+    [
+        ("server", ["--log", "a.txt", "--log", "notes.csv"]),
+        ("client", ["127.0.0.1", "--name", "a", "--spool", "a.spool", "--driver", "adafruit"]),
+    ],
+)
+def test_in_an_editor_an_error_keeps_nothing_open(tmp_path, name, argv):
+    """The shell keeps the error, as Jupyter does for %tb; the script is started again in it."""
+    (tmp_path / "notes.csv").write_text("buy milk\n")
+    argv = [str(ROOT / f"{name}.py"), *argv, "--port", str(free_port())]
+    code = SHELL.replace("import runpy, sys", f"import runpy, sys\nsys.argv = {argv}")
+    started = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=DEADLINE,
+    )
+    first, second = started.stderr.splitlines()
+    assert first == second and first.startswith(f"{name}.py: error: ")
 
 
 def test_in_an_editor_that_stands_still_the_server_goes_on(editor, tmp_path):
