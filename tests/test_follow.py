@@ -189,6 +189,20 @@ def test_older_file_put_beside_the_log_waits_until_the_live_one_is_left(reader):
     assert reader.rows() == [row(2), row(77), row(3)]
 
 
+def test_the_file_under_way_is_not_left_for_an_older_one(reader):
+    """It was renamed, and the server may still write to it."""
+    append(reader.log, row(0))
+    assert reader.rows() == [row(0)]
+    append(beside(reader.log, ".old"), row(77))
+    os.utime(beside(reader.log, ".old"), (1, 1))
+    rename(reader.log)
+    assert reader.rows() == []
+    append(beside(reader.log, ".1"), row(1))
+    assert reader.rows() == [row(1)]
+    append(reader.log, row(2))
+    assert reader.rows() == [row(77), row(2)]
+
+
 def test_header_only(reader):
     append(reader.log)
     assert reader.rows() == []
@@ -604,6 +618,20 @@ def test_finished_files_that_are_gone_are_forgotten(reader, monkeypatch):
     append(reader.log, row(10))
     assert [position.line.decode() + "\n" for position in follower.read()] == [row(10)]
     assert [line.decode() + "\n" for line in follower.position.finished] == [row(8), row(9)]
+
+
+def test_a_few_finished_files_are_remembered_however_long_they_are_gone(reader, monkeypatch):
+    monkeypatch.setattr(follow, "ABSENT", 1e-9)
+    for k in range(3):
+        append(reader.log, row(k))
+        assert reader.rows() == [row(k)]
+        reader.log.rename(reader.log.with_name("away" if k == 0 else f"{reader.log.name}.{k}"))
+    append(reader.log, row(3))
+    assert reader.rows() == [row(3)]
+    reader.log.with_name("away").rename(beside(reader.log, ".9"))
+    rename(reader.log)
+    append(reader.log, row(4))
+    assert reader.rows() == [row(4)]
 
 
 def test_skipped_to_the_end_of_a_long_log_that_is_then_cut_back(reader):

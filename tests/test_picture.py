@@ -172,6 +172,13 @@ def test_a_line_of_one_reading_or_none(value):
     assert [len(each) for each in picture.thinned(*nothing, 1.0)] == [0, 0]
 
 
+def test_a_line_has_a_column_of_pixels_for_each_that_can_be_told_apart(tmp_path):
+    rows = [row(minute * MINUTE, minute % 2) for minute in range(5000)]
+    (readings,) = examine(write(tmp_path / "datalog.csv", *rows)).values()
+    times, _ = picture.sketch(readings, picture.period(readings), as_map=False).lines["humidity"]
+    assert len(times) >= 2 * 1000
+
+
 # Many sensors are a map
 
 
