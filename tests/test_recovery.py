@@ -213,7 +213,12 @@ def test_a_rotated_log_that_went_through_an_editor_on_windows_is_known(server, t
 
 def test_a_database_that_was_filled_with_a_csv_is_known(server, tmp_path):
     """SQLite's `.import` puts empty texts where there is nothing between two commas."""
-    rows = ["'','77.9','12.8',''", "'kitchen','77.9','12.8','1763719202123456'"]
+    rows = [
+        "'','77.9','12.8',''",
+        "'kitchen','77.9','12.8','1763719202123456'",
+        "'kitchen','77.9','12.8',''",
+        "'attic','77.9','12.8',NULL",
+    ]
     assert server("--log", "a.db").stop() == 0
     with sqlite3.connect(tmp_path / "a.db") as database:
         for row in rows:
