@@ -10,7 +10,7 @@ import pytest
 
 from dht22.datagram import format_named, parse_ack
 from dht22.server import recovery
-from support.made import HEADER, content, row, write
+from support.made import HEADER, content, row, write, write_db
 from support.numbered import size
 from support.tools import ask, cpu, send
 
@@ -128,6 +128,18 @@ def test_a_log_that_is_only_just_being_packed_is_not_called_damaged(tmp_path, ca
     (tmp_path / "log.csv.1.gz").write_bytes(gzip.compress(content(*rows))[:500])
     assert recovery.recover(str(tmp_path / "log.csv")) == {"one": 10**15 + 999}
     assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["log.db.1", "log.db.old", "log.db.gz", "log.db.1.old"])
+def test_whatever_a_rotated_log_is_called_that_it_cannot_be_read_is_reported(tmp_path, capfd, name):
+    for other in "log.db", "log.db.1":
+        write_db(tmp_path / other, row(0, name="one", n=10**15)).close()
+    write(tmp_path / name, row(0, name="two", n=10**15))
+    assert recovery.recover(str(tmp_path / "log.db")) == {"one": 10**15}
+    assert capfd.readouterr().err == (
+        f"{tmp_path / name}: read as far as it goes (file is not a database);"
+        " what else is in it may be logged again\n"
+    )
 
 
 def test_a_neighbour_that_leads_nowhere_does_not_stop_the_server(server, tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 from dht22.console import Progress, say
 from dht22.log.formats import NAMED_ROW, is_full, open_for_reading
 from dht22.log.linefile import LONGEST_LINE
-from dht22.log.rotated import BLOCK, DAMAGE, rotated, unpacked
+from dht22.log.rotated import BLOCK, DAMAGE, PACKED, rotated, unpacked
 
 UNREADABLE = (*DAMAGE, OSError, ImportError, ValueError, sqlite3.Error)
 NAMES = 10_000  # remembered
@@ -44,13 +44,15 @@ def recover(path: str) -> dict[str, int]:
             error = read_into(highest, recover_one(each, progress))
             if version_of(each) != version:
                 continue  # it was renamed or packed meanwhile: the next look finds it
+            why = getattr(error, "strerror", None) or str(error or "")
             if error and each == path:
-                raise OSError(getattr(error, "errno", None) or errno.EIO, str(error))
-            damage[version] = str(error or "")
+                raise OSError(getattr(error, "errno", None) or errno.EIO, why)
+            damage[version] = why
         if versions(path) == files and damage.keys() >= {*files.values()}:
             break  # else one may have been missed: look again
     for each, version in files.items():
-        is_being_packed = os.path.splitext(each)[0] in files
+        base, ending = os.path.splitext(each)
+        is_being_packed = base in files and base != path and ending in (*PACKED, *OTHER_PACKINGS)
         if damage[version] and not is_being_packed:
             again = "what else is in it may be logged again"
             say(f"{each}: read as far as it goes ({damage[version]}); {again}")
