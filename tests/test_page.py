@@ -144,6 +144,17 @@ def test_dry_air_has_no_dew_point(tmp_path, clock):
     assert "dew point - °C" in kitchen
 
 
+@pytest.mark.parametrize(
+    "age, interval, button",  # s, s
+    [(0, 2, "10 min"), (0, 60, "1 h"), (3600, 2, "1 d"), (0, 7200, "1 w"), (-86400, 2, "10 min")],
+)
+def test_the_page_begins_with_a_span_that_shows_something(tmp_path, age, interval, button):
+    rows = [recently(age + interval * k) for k in reversed(range(30))]
+    readings = kept(write(tmp_path / "datalog.csv", *rows))
+    buttons = Viewer(readings, timezone.utc, Document()).buttons
+    assert buttons.labels[buttons.active] == button
+
+
 # Whom it serves
 
 

@@ -97,9 +97,13 @@ class Viewer:
             self.plots.add(name)
 
     def first_button(self) -> int:
-        """Return the number of the shortest span that holds enough readings of a sensor."""
-        intervals = [sensor.interval() for sensor in self.recent.sensors.values()]
-        wanted = READINGS * 1000 * min(intervals, default=0)
+        """Return the number of the shortest span, up to now, with enough readings of a sensor."""
+        end = milliseconds(now())
+        lengths = [
+            max(0, end - sensor.latest()[0]) + READINGS * 1000 * sensor.interval()
+            for sensor in self.recent.sensors.values()
+        ]
+        wanted = min(lengths, default=0)
         return next(k for k, span in enumerate(SPANS.values()) if not span or span >= wanted)
 
     def show_span(self) -> None:
