@@ -1,5 +1,6 @@
 """Rules of the publisher that a broker would show too rarely."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 pytest.importorskip("paho.mqtt.enums")
 
 from dht22.log.position import Position  # noqa: E402
+from dht22.publish import bookmark  # noqa: E402
 from dht22.publish.broker import Connection  # noqa: E402
 from dht22.publish.publisher import Publisher  # noqa: E402
 
@@ -44,3 +46,18 @@ def test_no_more_is_under_way_than_the_broker_wants(told, window):
     accepted = SimpleNamespace(is_failure=False)
     Connection.on_connect(connection, None, None, None, accepted, SimpleNamespace(**told))
     assert connection.window == window
+
+
+def test_a_position_that_is_replaced_while_it_is_opened(tmp_path, monkeypatch):
+    """By another publisher, which ends then: the lock on what it has replaced is worth nothing."""
+    path = tmp_path / "datalog.publish"
+    path.touch()
+
+    def lock_late(file):
+        monkeypatch.undo()
+        (tmp_path / "new").touch()
+        (tmp_path / "new").replace(path)
+
+    monkeypatch.setattr(bookmark, "lock", lock_late)
+    opened = bookmark.Bookmark(path, "datalog.csv")
+    assert os.path.samestat(os.fstat(opened.file.fileno()), path.stat())
