@@ -14,7 +14,7 @@ from collections.abc import Callable
 from io import TextIOWrapper
 
 from dht22 import VERSION
-from dht22.datagram import NAME, PORT
+from dht22.datagram import NAME
 from dht22.screen import screen_of
 from dht22.stop import SIGNALS
 
@@ -120,11 +120,9 @@ def print_all(parser: Parser, text: str, what: str) -> None:
 
 
 def port(text: str) -> int:
-    """Convert `text` to a UDP port, 0 to 65535."""
+    """Convert `text` to a port, 0 to 65535."""
     if not text.isascii() or not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a port (0 to 65535; the usual one is {PORT})"
-        )
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
     return int(text)
 
 

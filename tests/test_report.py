@@ -213,7 +213,7 @@ def test_what_stands_beside_logs_is_passed_over(tmp_path, run):
         (["datalog.csv", "datalog.csv.1", "--live"], 2, "--live looks at one .csv"),
         (["empty.db", "--live"], 2, "--live looks at one .csv"),
         (["datalog.csv.gz", "--live"], 2, "--live looks at one .csv"),
-        (["--live", "--port", "65536"], 2, "argument --port: '65536' is not a port (0 to 65535"),
+        (["--live", "--port", "65536"], 2, "argument --port: '65536' is not a port (0 to 65535);"),
         (["datalog.publish", "datalog.db-wal"], 2, "argument LOG: 'datalog.publish' is not a log"),
         (["datalog.txt", "--since", "7d"], 2, "a .txt log has neither times nor nam"),
         (["datalog.txt", "--name", "kitchen"], 2, "a .txt log has neither times nor nam"),
