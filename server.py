@@ -116,7 +116,8 @@ class Server:
                 questions.append((named, peer, asked(told)))
             except ValueError as error:
                 self.refused[str(error)] += 1
-                self.notices.add("refused", f"refused {client}: {error}: {datagram[:58]!a}")
+                if str(error) != refusal:  # that a log fails was reported, once
+                    self.notices.add("refused", f"refused {client}: {error}: {datagram[:58]!a}")
         return rows, questions
 
     def write(self, rows: Rows) -> Rows:

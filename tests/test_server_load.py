@@ -223,7 +223,9 @@ def test_who_is_heard_is_not_silent_though_nothing_is_logged(server, tmp_path):
         time.sleep(0.1)
     running.says("^a.db is written again")
     assert running.stop() == 0
-    assert "cannot write a.db" in running.err and "log failing" in running.err
+    assert "those of named sensors with their clients" in running.says("^cannot write a.db.*")[0]
+    assert re.search(r"^refused \d+: log failing$", running.err, re.MULTILINE)
+    assert running.err.count("log failing") == 1, "in the summary; before, what fails is said once"
     assert "silent for" not in running.err
 
 

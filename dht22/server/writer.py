@@ -79,8 +79,8 @@ class Backlog:
         if not self.trouble:
             self.trouble = str(error.strerror)
             say(
-                f"cannot write {self.log.path} ({self.trouble}); "
-                f"up to {BACKLOG:,} readings wait until it can be written"
+                f"cannot write {self.log.path} ({self.trouble}); up to {BACKLOG:,} readings wait"
+                " until it can be written, those of named sensors with their clients"
             )
 
     def lacks(self) -> int:
