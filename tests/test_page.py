@@ -155,6 +155,22 @@ def test_the_page_begins_with_a_span_that_shows_something(tmp_path, age, interva
     assert buttons.labels[buttons.active] == button
 
 
+def test_time_goes_by(tmp_path, clock, monkeypatch):
+    """The plots move on with it; a sensor that is read twice an hour is silent after 2.5 hours."""
+    rows = [row(30 * minutes * MINUTE) for minutes in range(3)]
+    clock(60)
+    readings = kept(write(tmp_path / "datalog.csv", *rows))
+    minutes = [60]
+    monkeypatch.setattr("dht22.report.viewer.now", lambda: START + timedelta(minutes=minutes[0]))
+    seen = Viewer(readings, timezone.utc, Document())
+    end = seen.plots.shown().end
+    for minutes[0], silent in (60, False), (205, False), (215, True):
+        seen.update()
+        moved, column = seen.plots.shown().end - end, seen.plots.shown().column
+        assert moved == pytest.approx((minutes[0] - 60) * MINUTE, abs=column)
+        assert ("silent for" in seen.tiles.text) == silent
+
+
 # Whom it serves
 
 
