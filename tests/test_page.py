@@ -155,6 +155,18 @@ def test_the_page_begins_with_a_span_that_shows_something(tmp_path, age, interva
     assert buttons.labels[buttons.active] == button
 
 
+def test_what_comes_late_is_drawn_where_it_belongs(tmp_path):
+    log = write(tmp_path / "datalog.csv", *(recently(60 * k) for k in (9, 8, 7, 2, 1)))
+    readings = kept(log)
+    seen = Viewer(readings, timezone.utc, Document())
+    append(log, recently(300, 77.0))
+    readings.look()
+    seen.update()
+    drawn = seen.plots.lines["kitchen"].sources["humidity"].data
+    assert list(drawn["time"]) == sorted(drawn["time"])
+    assert [value for value in drawn["value"] if value == value] == [50, 50, 50, 77, 50, 50]
+
+
 def test_time_goes_by(tmp_path, clock, monkeypatch):
     """The plots move on with it; a sensor that is read twice an hour is silent after 2.5 hours."""
     rows = [row(30 * minutes * MINUTE) for minutes in range(3)]
