@@ -11,6 +11,7 @@ from dht22 import console
 from dht22.pi import link as module
 from dht22.pi.link import Link, PlainSender
 from dht22.stop import Stop
+from support.tools import missing
 
 REFUSED = (
     "nothing listens on desktop:9, or its firewall refuses UDP; it is this machine itself: SERVER"
@@ -58,6 +59,21 @@ def test_silence_turns_to_the_next_address_and_asks_for_a_look_up(way, monkeypat
         assert not link.wants_look_up()
         link.doubt()
         assert link.wants_look_up()
+
+
+def test_after_silence_by_one_protocol_the_other_is_tried(desktop, monkeypatch):
+    addresses = [(socket.AF_INET6, ("::1", 9, 0, 0)), (socket.AF_INET, desktop.getsockname())]
+    monkeypatch.setattr(module, "resolve", lambda host, port: addresses)
+    link = Link("desktop", 9)
+    link.look_up()
+    try:
+        link.sock = module.open_socket(socket.AF_INET6)
+    except OSError:
+        missing("IPv6")
+    link.doubt()
+    assert link.send(b"50.0,20.0")
+    assert desktop.recv(300) == b"50.0,20.0"
+    link.close()
 
 
 def test_each_kind_of_trouble_is_reported_once_until_the_connection_works(way, monkeypatch):

@@ -154,7 +154,8 @@ class Link:
         self.untried -= 1
         if len(self.addresses) > 1:
             self.addresses.rotate(-1)
-            self.close()  # so that no error from the former address is taken for one of this
+            # The next may need another protocol, and an error of the former is none of its own.
+            self.close()
 
     def doubt(self) -> None:
         """Turn to the next address, and let the name be looked up again."""
