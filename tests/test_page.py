@@ -167,6 +167,24 @@ def test_what_comes_late_is_drawn_where_it_belongs(tmp_path):
     assert [value for value in drawn["value"] if value == value] == [50, 50, 50, 77, 50, 50]
 
 
+def test_local_times(tmp_path):
+    readings = kept(write(tmp_path / "datalog.csv", recently(60), recently(0)))
+    seen = Viewer(readings, timezone(timedelta(hours=2)), Document())
+    latest, _, _ = readings.sensors["kitchen"].latest()
+    drawn = seen.plots.lines["kitchen"].sources["humidity"].data["time"][-1]
+    assert drawn == latest + 120 * MINUTE
+    assert seen.plots.range.start < drawn < seen.plots.range.end
+    assert seen.plots.shown().start < latest < seen.plots.shown().end
+
+
+@pytest.mark.parametrize("start, end", [(float("nan"), 5), (5, 5), (-1e300, 5), (5, 1e300)])
+def test_whatever_a_browser_says_it_shows(tmp_path, start, end):
+    seen = Viewer(kept(tmp_path / "datalog.csv"), timezone.utc, Document())
+    seen.plots.range.update(start=start, end=end)
+    seen.update()
+    assert seen.plots.shown()[:2] == (0, plots.SHORTEST)
+
+
 def test_time_goes_by(tmp_path, clock, monkeypatch):
     """The plots move on with it; a sensor that is read twice an hour is silent after 2.5 hours."""
     rows = [row(30 * minutes * MINUTE) for minutes in range(3)]
