@@ -4,6 +4,7 @@ import ast
 import gzip
 import random
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -241,7 +242,8 @@ def test_key_file(tmp_path, content, mode, wrong):
     else:
         with pytest.raises(OSError) as raised:
             read_keys(str(tmp_path / "key"))
-        assert raised.value.strerror == wrong.replace("600 key", f"600 {tmp_path / 'key'}")
+        key = shlex.quote(str(tmp_path / "key"))
+        assert raised.value.strerror == wrong.replace("600 key", f"600 {key}")
 
 
 def test_the_command_for_a_key_file_can_be_typed_as_it_is(tmp_path):

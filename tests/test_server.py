@@ -150,7 +150,7 @@ def test_a_log_that_must_not_be_written(script, tmp_path):
     log.chmod(stat.S_IRUSR)
     if os.geteuid() == 0:  # who may write everything
         needs_namespaces()
-        mount = f"mount --bind {log} {log} && mount -o remount,bind,ro {log}"
+        mount = "mount --bind a.txt a.txt && mount -o remount,bind,ro a.txt"
         prefix, reason = (
             ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh"],
             "Read-only file system",
