@@ -482,3 +482,10 @@ def test_n_and_age_at_and_past_their_bounds_never_stop_the_server(server, tmp_pa
         )
         for line in lines(tmp_path / "datalog.csv")[1:]
     )
+
+
+@pytest.mark.parametrize("age, sent", [(-5.0, b"0.000"), (1e12, b"999999999.000")])
+def test_an_age_that_a_clock_makes_impossible_is_bounded(age, sent):
+    datagram = format_named("50.0,20.0", "kitchen", START, age)
+    assert datagram.endswith(b"," + sent)
+    assert parse(datagram)[1].n == START

@@ -186,11 +186,12 @@ def test_a_second_server_on_the_port_refuses_to_start(script, server, tmp_path):
     assert not (tmp_path / "elsewhere" / "a.txt").exists()
 
 
-def test_a_second_server_on_the_log_refuses_to_start(script, server):
-    server()
-    second = script("server", "--port", 0)
+@pytest.mark.parametrize("log", ["a.txt", "a.csv", "a.db"])
+def test_a_second_server_on_the_log_refuses_to_start(script, server, log):
+    server("--log", log)
+    second = script("server", "--port", 0, "--log", log)
     assert second.wait() == 1
-    assert "cannot log to datalog.txt (another client or server writes it); " in second.err
+    assert f"cannot log to {log} (another client or server writes it); " in second.err
 
 
 def test_the_last_notices_are_shown_at_the_end(server, tmp_path):
