@@ -91,11 +91,15 @@ def how_to_install(debian: str, pypi: str, script: str) -> str:
     return f"{PYTHON} -m pip install {pypi}"
 
 
-def how_to_write(path: str) -> str:
-    """Return the command that lets this user write a file or folder that is there (POSIX)."""
+def how_to_write(path: str, *others: str) -> str:
+    """Return the command that lets this user write a file or folder that is there (POSIX).
+
+    others are files that belong to it, if they are there.
+    """
+    words = " ".join([typed(path), *(typed(each) for each in others if os.path.exists(each))])
     if os.stat(path).st_uid == os.geteuid():
-        return f"chmod u+w {typed(path)}"
-    return f"if it is from a start with sudo: sudo chown $USER {typed(path)}"
+        return f"chmod u+w {words}"
+    return f"if it is from a start with sudo: sudo chown $USER {words}"
 
 
 def typed(path: str) -> str:

@@ -174,6 +174,16 @@ def test_what_to_type_where_a_log_must_not_be_written(tmp_path, monkeypatch, own
     assert told == f"{command.format(shlex.quote(str(log)))}; or {OTHER_LOG}"
 
 
+def test_what_a_killed_server_left_beside_a_database_is_in_the_command(tmp_path, monkeypatch):
+    log = tmp_path / "a.db"
+    for path in log, tmp_path / "a.db-wal":
+        path.touch()
+    monkeypatch.setattr(os, "geteuid", lambda: log.stat().st_uid + 1)
+    told = remedy(PermissionError(errno.EACCES, "Permission denied"), str(log), windows=False)
+    words = shlex.join([str(log), f"{log}-wal"])
+    assert told == f"if it is from a start with sudo: sudo chown $USER {words}; or {OTHER_LOG}"
+
+
 def test_a_second_server_on_the_port_refuses_to_start(script, server, tmp_path):
     first = server()
     (tmp_path / "elsewhere").mkdir()

@@ -23,7 +23,8 @@ def remedy(error: OSError, path: str, windows: bool = os.name == "nt") -> str:
     if isinstance(error, PermissionError) and os.path.exists(path):
         if windows:
             return f"close it where it is open, as in Excel; or {OTHER_LOG}"
-        return f"{how_to_write(path)}; or {OTHER_LOG}"
+        # A server that was killed leaves the two others beside a database.
+        return f"{how_to_write(path, f'{path}-wal', f'{path}-shm')}; or {OTHER_LOG}"
     if error.errno == errno.EILSEQ:
         command = PYTHON.format(path) if windows else SED.format(typed(path))
         return f"take that off: {command}; or {OTHER_LOG}"
