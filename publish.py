@@ -229,7 +229,8 @@ def open_bookmark(parser: Parser, path: Path, log: str) -> tuple[Bookmark, Posit
     except OSError as error:
         if error.errno == errno.EBUSY:
             parser.fail(f"cannot use {path} (another publisher has it); give each its own --state")
-        parser.fail(f"cannot use {path} ({error.strerror}); give another file as --state")
+        there = "" if path.parent.is_dir() else "make its folder, give another --log, or "
+        parser.fail(f"cannot use {path} ({error.strerror}); {there}give another file as --state")
     except ValueError as error:
         parser.fail(
             f"cannot use {path} ({error}); give another --state, or remove it to start over"

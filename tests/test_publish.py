@@ -482,7 +482,8 @@ def test_first_start_that_is_killed_is_one_again(publish, log):
     [
         (
             ["--state", "none/a"],
-            "cannot use none/a (No such file or directory); give another file as --state",
+            "cannot use none/a (No such file or directory); make its folder, give another --log,"
+            " or give another file as --state",
         ),
         (["--state", "pipe"], "cannot use pipe (not a regular file); give another file as --state"),
         (["--state", "a.csv"], "cannot use a.csv (Is a directory); give another file as --state"),
