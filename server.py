@@ -240,7 +240,7 @@ def log_paths(parser: Parser, options: argparse.Namespace) -> list[str]:
     given = options.log or DEFAULT_LOGS
     paths = {os.path.splitext(path)[1]: path for path in given}
     if len(paths) < len(given):
-        parser.error("two logs end alike; one of each format is all there can be")
+        parser.error("two logs have the same ending; give one of each")
     in_order = [paths[ending] for ending in LOGS if ending in paths]
     if options.keys is not None and not is_recoverable(in_order[-1]):
         parser.error("--keys needs a .csv or .db log, to know duplicates after a restart")
