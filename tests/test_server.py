@@ -108,7 +108,7 @@ def test_a_client_goes_on_when_the_server_is_back_and_each_address_is_told_apart
         (["--port", "70000"], 2, "'70000' is not a port"),
         (["--port", "http"], 2, "'http' is not a port"),
         (["--log", "datalog.json"], 2, "'datalog.json' does not end in .txt, .db, .csv"),
-        (["--log", "a.txt", "--log", "b.txt"], 2, "two logs end alike"),
+        (["--log", "a.txt", "--log", "b.txt"], 2, "two logs have the same ending"),
         (["--count", "0"], 2, "'0' is not a count"),
         (["--logs", "a.txt"], 2, "unrecognized arguments"),
         (["--host", "192.0.2.99", "--port", "0"], 1, "cannot listen on 192.0.2.99:0 ("),
