@@ -246,7 +246,7 @@ def read(
 def gathered(
     parts: Iterator[Part], log: LogFile, progress: Callable[[str], None]
 ) -> Iterator[Part]:
-    """Yield the parts of a log as few large ones, sensor by sensor."""
+    """Yield the parts of a log, of a long one most of them as few large ones."""
     small, rows, before = [], 0, 0
     for part in parts:
         small.append(part)
@@ -255,8 +255,7 @@ def gathered(
         if rows >= LARGE:
             yield by_sensor(small)
             small, rows, before = [], 0, before + rows
-    if small:
-        yield by_sensor(small)
+    yield from small  # these few are put together at the end, with all others
 
 
 def by_sensor(parts: list[Part]) -> Part:
