@@ -157,18 +157,19 @@ def in_database(path, name):
     return [f"{humidity},{temperature}" for humidity, temperature in found]
 
 
-def check(folder, clients, doubled, acknowledged=(), ordered=True):
+def check(folder, clients, doubled, acknowledged=(), ordered=True, twice=()):
     """Compare the logs with what was read, spooled and acknowledged (pairs of a name and an n).
 
     Return how old at the kill the missing readings were. doubled: a kill between two logs may have
-    doubled a reading in the text log, or left one in the database alone.
+    doubled a reading in the text log, or left one in the database alone. twice: readings that may
+    stand twice in each log.
     """
     rows = Rows(folder / "a.csv").follow()
     text = readings(folder / "a.txt")
     missing = []
     for client in clients:
         name = client.name
-        unsure = set(whole_lines(client.unsure)) if doubled else set()
+        unsure = set(whole_lines(client.unsure)) if doubled else set(twice)
         kept = once(rows.readings.get(name, []), unsure, ordered, f"{name} on the CSV")
         assert rows.n[name] == sorted(set(rows.n[name]))
         received = {n for of, n in acknowledged if of == name}
@@ -177,7 +178,7 @@ def check(folder, clients, doubled, acknowledged=(), ordered=True):
         assert set(kept) <= client.taken().keys(), "made up"
         own = [reading for reading in text if client_of(reading) == client.number]
         assert set(kept) <= set(own), "lost by the text log"
-        once(own, set(own) if doubled else set(), ordered, f"{name} on the text log")
+        once(own, set(own) if doubled else set(twice), ordered, f"{name} on the text log")
         if (folder / "a.db").exists():
             inside = once(in_database(folder / "a.db", name), unsure, ordered, f"{name} in the db")
             assert set(kept) <= set(inside) if doubled else kept == inside, "lost by the database"
